@@ -1,0 +1,143 @@
+"""From stored values to what the network sees: a value transform, then a per-channel z-score.
+
+The constants come from a training split alone and travel with the dataset's manifest and with every exported weight
+file, so that fine-tuning sees exactly what pretraining saw.
+
+    none    t(v) = v
+    asinh   t(v) = asinh(v / scale)                  linear near 0, logarithmic for large |v|, keeps the sign
+    log     t(v) = sign(v) log(1 + |v| / scale)
+
+with scale the median of |v| over the channel's non-zero pixels. All three map 0 to 0, so an empty pixel needs no work.
+mean and std are those of t(v) over all pixels of the split, empty ones included.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jetmae.data.shards import Shard
+
+TRANSFORMS = ("none", "asinh", "log")
+MAX_VALUES_FOR_MEDIAN = 1_000_000  # per channel; more would move the median by less than a per mille
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Constants of one transform, one entry per channel."""
+
+    transform: str
+    scale: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def transform_values(value: NDArray, transform: str, scale: float) -> NDArray:
+    """t(v) in float64; see the formulas at the top of this file."""
+    value = np.asarray(value, dtype=np.float64)
+    if transform == "none":
+        return value
+    if transform == "asinh":
+        return np.arcsinh(value / scale)
+    if transform == "log":
+        return np.sign(value) * np.log1p(np.abs(value) / scale)
+    raise ValueError(f"transform {transform!r} is not one of {TRANSFORMS}")
+
+
+@dataclass
+class Moments:
+    """Mean and sum of squared deviations of some pixels, merged shard by shard without loss of digits."""
+
+    pixels: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: NDArray, weights: NDArray | int, pixels: int) -> None:
+        """Add `pixels` pixels: each of `values` stands for `weights` of them, the rest are 0."""
+        mean = float((values * weights).sum()) / pixels
+        zeros = pixels - int(np.broadcast_to(weights, values.shape).sum())
+        squares = float(((values - mean) ** 2 * weights).sum()) + zeros * mean**2
+        # Chan, Golub, LeVeque 1979: the difference of two large sums, which would lose digits, never appears.
+        total, shift = self.pixels + pixels, mean - self.mean
+        self.squares += squares + shift**2 * self.pixels * pixels / total
+        self.mean += shift * pixels / total
+        self.pixels = total
+
+    @property
+    def std(self) -> float:
+        """Standard deviation, or 1 where all pixels are equal: such a channel is to become 0, not infinite."""
+        return float(np.sqrt(self.squares / self.pixels)) if self.squares > 0 else 1.0
+
+
+def constants_of_split(shards: Iterable[Shard], *, pixels: int, tower_size: int) -> dict[str, dict[str, list[float]]]:
+    """Constants for every transform, `{transform: {scale, mean, std}}`, from the shards of a training split.
+
+    `pixels` is H * W. A value stored for a tower counts tower_size squared times. A constant channel gets std 1.
+    Two passes over the shards, the first for the medians; memory does not grow with their number.
+    """
+    shards = list(shards)
+    medians = _medians_of_nonzeros(shards, pixels, tower_size)
+    scale = {t: [1.0] * len(medians) if t == "none" else medians for t in TRANSFORMS}
+    moments = {t: [Moments() for _ in medians] for t in TRANSFORMS}
+    for shard in shards:
+        for channel, (values, weights) in enumerate(values_by_channel(shard, pixels, tower_size)):
+            for t in TRANSFORMS:
+                transformed = transform_values(values, t, scale[t][channel])
+                moments[t][channel].add(transformed, weights, len(shard) * pixels)
+    return {
+        t: {"scale": scale[t], "mean": [m.mean for m in moments[t]], "std": [m.std for m in moments[t]]}
+        for t in TRANSFORMS
+    }
+
+
+def values_by_channel(shard: Shard, pixels: int, tower_size: int) -> Iterator[tuple[NDArray, NDArray]]:
+    """For each channel its stored values (nnz,) in float64, and how many pixels each stands for."""
+    jets, channels = shard.count_NC.shape
+    channel_of_value = np.repeat(np.tile(np.arange(channels, dtype=np.uint8), jets), shard.count_NC.reshape(-1))
+    for channel in range(channels):
+        stored = np.flatnonzero(channel_of_value == channel)
+        weights = np.where(shard.index[stored] >= pixels, tower_size**2, 1)
+        yield shard.value[stored].astype(np.float64), weights
+
+
+class ThinnedSample:
+    """Evenly spaced values of a long stream, for a median that needs no more memory than MAX_VALUES_FOR_MEDIAN."""
+
+    def __init__(self, expected_values: int):
+        self.step = max(1, -(-expected_values // MAX_VALUES_FOR_MEDIAN))
+        self.seen = 0
+        self.values, self.weights = [np.empty(0, np.float32)], [np.empty(0, np.int32)]
+
+    def add(self, values: NDArray, weights: NDArray) -> None:
+        chosen = slice(-self.seen % self.step, None, self.step)
+        # As float32, which they were: half the memory, no loss. astype also copies, or a slice would keep all values.
+        self.values.append(values[chosen].astype(np.float32))
+        self.weights.append(weights[chosen].astype(np.int32))
+        self.seen += len(values)
+
+    def median(self) -> float | None:
+        """The smallest value that, with all below it, has half of the weight; None if there is no value."""
+        values, weights = np.concatenate(self.values), np.concatenate(self.weights)
+        if not len(values):
+            return None
+        if weights.min() == weights.max():  # the usual case, and then no full sort is needed
+            half = (len(values) - 1) // 2
+            return float(np.partition(values, half)[half])
+        order = np.argsort(values)
+        cumulative = np.cumsum(weights[order], dtype=np.int64)
+        return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+
+
+def stored_values_of(shards: Iterable[Shard]) -> list[int]:
+    """How many values the shards store of each channel."""
+    return sum(shard.count_NC.sum(axis=0, dtype=np.int64) for shard in shards).tolist()
+
+
+def _medians_of_nonzeros(shards: list[Shard], pixels: int, tower_size: int) -> list[float]:
+    """Median of |value| of each channel over its non-zero pixels, 1 for an empty one."""
+    samples = [ThinnedSample(stored) for stored in stored_values_of(shards)]
+    for shard in shards:
+        for sample, (values, weights) in zip(samples, values_by_channel(shard, pixels, tower_size), strict=True):
+            sample.add(np.abs(values), weights)
+    return [1.0 if (median := sample.median()) is None else median for sample in samples]

@@ -1,0 +1,229 @@
+"""Files of jet images as others write them: which layout is it, and its jets block by block.
+
+A file is recognised by looking at its keys, shapes and types; each guess can be overridden (SourceOptions). What cannot
+be decided is refused with a list of what was found and the option that decides it. Known layouts:
+
+    HDF5     one image array (N, H, W, C) or (N, C, H, W), compressed or not; labels, mass, pT as (N,) or (N, 1)
+    HDF5     {train,validation,test}_{jet,meta}: the file brings its splits; label first or last column of meta
+    Parquet  an image column, flat in the order rows, columns, channels, or nested (C, H, W) or (H, W, C)
+
+Shapes: N jets of a file, B of a block, C channels, H rows, W columns.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jetmae.data.shards import MAX_PLACES
+from jetmae.errors import DataError
+
+IMAGE_NAMES = ("jet", "jets", "x_jets", "image", "images", "x")
+LABEL_NAMES = ("y", "label", "labels", "target", "class")
+MASS_NAMES = ("m", "m0", "mass", "mass_gev", "m_gev")
+PT_NAMES = ("pt", "pt_gev", "jet_pt")
+SPLIT_OF_PREFIX = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "unlabelled_train": "unlabelled_train", "unlabelled_validation": "unlabelled_validation",
+    "unlabelled_test": "unlabelled_test",
+}  # fmt: skip
+# The order of d0 and dz differs between sources: --channels sets the names, nothing else depends on them.
+CHANNEL_NAMES = {
+    8: ("track pT", "track d0", "track dz", "ECAL", "HCAL", "BPIX1", "BPIX2", "BPIX3"),
+    3: ("track pT", "ECAL", "HCAL"),
+}
+BLOCK_JETS = 16  # 8 MB of dense 8-channel images: near enough to the cache, few enough calls
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the user knows better than a look at the file tells. None: look."""
+
+    image_key: str | None = None
+    """Name of the image array or column."""
+    label_key: str | None = None
+    """Name of the label array or column."""
+    layout: str | None = None
+    """channels-last or channels-first."""
+    label_column: str | None = None
+    """first or last: where the label stands in a table of labels, masses and pT."""
+    image_shape: tuple[int, int, int] | None = None
+    """(C, H, W), needed only for flat images whose shape is not evident."""
+    channels: tuple[str, ...] | None = None
+    """Channel names in the file's order."""
+    units: tuple[str, ...] | None = None
+    """Unit of each channel."""
+    classes: tuple[str, ...] | None = None
+    """Class names in the order of the label numbers."""
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """The jets of one image array or column.
+
+    `blocks()` yields (first row, images (B, H, W, C) or (B, C, H, W)); a block is valid until the next is asked for.
+    `split` is what the file's own keys say, else None. label_N (N,) integers, mass and pT in GeV (N,), or None.
+    """
+
+    path: Path
+    key: str
+    split: str | None
+    rows: int
+    image_shape: tuple[int, int, int]
+    channels_last: bool
+    layout: str
+    blocks: Callable[[], Iterator[tuple[int, NDArray]]]
+    label_N: NDArray[np.int64] | None = None
+    mass_N: NDArray[np.float32] | None = None
+    pt_N: NDArray[np.float32] | None = None
+    channels: tuple[str, ...] | None = None
+    units: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
+    """Recognise a file: one part, or one per split if the file brings its own.
+
+    Raises:
+        DataError: missing, damaged, or of no known layout; says what was found and which option decides.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(8)
+    except OSError as error:
+        raise DataError(
+            f"source {path} cannot be read ({error.strerror}): expected an HDF5 or Parquet file of jet images;"
+            " check the path"
+        ) from error
+    if magic == b"\x89HDF\r\n\x1a\n":
+        from jetmae.data.hdf5_source import open_hdf5 as open_format
+    elif magic[:4] == b"PAR1":
+        from jetmae.data.parquet_source import open_parquet as open_format
+    else:
+        raise DataError(
+            f"source {path} begins with {magic!r}: expected HDF5 or Parquet; if it is an archive, unpack it first"
+        )
+    parts = open_format(path, options)
+    for part in parts:
+        _check_size(part)
+    return parts
+
+
+def _check_size(part: SourcePart) -> None:
+    if part.rows == 0:
+        raise DataError(f"source {part.path}: {part.key} has 0 jets, expected at least 1; leave this file out")
+    _, height, width = part.image_shape
+    if height * width >= MAX_PLACES:
+        raise DataError(
+            f"source {part.path}: images of {height} x {width} pixels, expected fewer than {MAX_PLACES}"
+            " (places and counts are stored in two bytes); crop or rebin them first"
+        )
+
+
+def resolve_axes(shape: tuple[int, int, int], options: SourceOptions, where: str) -> tuple[tuple[int, int, int], bool]:
+    """(C, H, W) and whether channels come last, from the shape of one image: the small axis is the channels.
+
+    Raises:
+        DataError: the small axis is neither the first nor the last, or there is none.
+    """
+    first, middle, last = shape
+    channels_last = last < min(first, middle)
+    if options.layout is not None:
+        channels_last = options.layout == "channels-last"
+    elif not channels_last and not first < min(middle, last):
+        raise DataError(
+            f"{where}: cannot tell rows, columns and channels apart in images of shape {shape}, expected a smallest"
+            " axis first or last; say --layout channels-last or --layout channels-first"
+        )
+    return ((last, first, middle) if channels_last else (first, middle, last)), channels_last
+
+
+def resolve_flat(length: int, options: SourceOptions, where: str) -> tuple[tuple[int, int, int], bool]:
+    """(C, H, W) of an image stored as a flat list; rows, columns, channels unless --layout says otherwise."""
+    channels_last = options.layout != "channels-first"
+    if options.image_shape is not None:
+        if int(np.prod(options.image_shape)) == length:
+            return options.image_shape, channels_last
+        raise DataError(f"{where}: {length} values per image, but --image-shape {options.image_shape}; correct it")
+    for channels in CHANNEL_NAMES:
+        side = round((length / channels) ** 0.5)
+        if channels * side * side == length:
+            return (channels, side, side), channels_last
+    raise DataError(
+        f"{where}: {length} values per image are no square image of {' or '.join(map(str, CHANNEL_NAMES))} channels;"
+        " say --image-shape C,H,W"
+    )
+
+
+def order_name(channels_last: bool) -> str:
+    return "channels last" if channels_last else "channels first"
+
+
+def split_of_key(key: str) -> tuple[str | None, str]:
+    """`train_jet` -> ("train", "train_"); `jet` -> (None, "")."""
+    match = re.fullmatch(r"(?:.*/)?([a-z_]+)[_/][^_/]+", key.lower())
+    split = SPLIT_OF_PREFIX.get(match.group(1)) if match else None
+    return (split, key[: len(key) - len(re.split("[_/]", key)[-1])]) if split else (None, "")
+
+
+def find_name(names, wanted: tuple[str, ...], prefix: str = "") -> str | None:
+    """The first of `names` that is prefix + one of `wanted`, whatever the case."""
+    return next((name for want in wanted for name in names if name.lower() == (prefix + want).lower()), None)
+
+
+def integers(values: NDArray, where: str) -> NDArray[np.int64]:
+    """Labels (N,) or (N, 1) of any numeric type as integers (N,).
+
+    Raises:
+        DataError: names the first row that holds no whole number.
+    """
+    flat = one_per_jet(values, where)
+    with np.errstate(invalid="ignore"):
+        whole = flat.astype(np.int64)
+    bad = np.flatnonzero(whole != flat)
+    if len(bad):
+        raise DataError(
+            f"{where}: label {flat[bad[0]]} in row {bad[0]} is not a whole number; expected class numbers 0, 1, ...;"
+            " correct the source or name the label array with --label-key"
+        )
+    return whole
+
+
+def one_per_jet(values: NDArray, where: str) -> NDArray:
+    """(N,) or (N, 1) -> (N,)."""
+    if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
+        return values.reshape(-1)
+    raise DataError(f"{where} has shape {values.shape}, expected (N,) or (N, 1); name the right one with --label-key")
+
+
+def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int:
+    """Which column of a table (N, M) is the label: the first or last one, that which holds class numbers only.
+
+    Masses and momenta are hundreds of GeV and not whole, so at most one column does.
+
+    Raises:
+        DataError: both or neither do.
+    """
+    last = columns_NM.shape[1] - 1
+    if options.label_column is not None:
+        return 0 if options.label_column == "first" else last
+    numbers = np.arange(len(options.classes or (0, 1)))
+    candidates = [column for column in sorted({0, last}) if np.isin(columns_NM[:, column], numbers).all()]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise DataError(
+        f"{where}: {'both' if candidates else 'neither'} of the first and last column (first row:"
+        f" {columns_NM[0].tolist()}) hold only {numbers.tolist()}, expected exactly one, the label; say --label-column"
+        " first or last"
+    )
+
+
+def split_table(columns_NM: NDArray, column: int) -> dict[str, NDArray]:
+    """label, mass and pT from a table: (y, m, pT) if the label is first, (pT, m, y) if it is last."""
+    if columns_NM.shape[1] != 3:
+        return {"label": columns_NM[:, column]}
+    other = {"mass": columns_NM[:, 1], "pt": columns_NM[:, 2 if column == 0 else 0]}
+    return {"label": columns_NM[:, column], **other}

@@ -1,0 +1,38 @@
+"""Errors a user can mend, and the one place that prints them.
+
+A message is one line: the value that was found, what was expected, and the next step. Our own broken invariants stay
+plain exceptions with a traceback, because those are ours to mend.
+"""
+
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_DATA = 65
+EXIT_STOPPED = 75  # stopped on request with everything saved: start again to go on
+EXIT_BAD_CONFIG = 78
+EXIT_INTERRUPTED = 130
+
+
+class JetmaeError(Exception):
+    """Something the user can put right: configuration, command line, folders."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class DataError(JetmaeError):
+    """Data that is missing, damaged, or not what it claims to be."""
+
+    exit_code = EXIT_BAD_DATA
+
+
+def exit_with_one_line(command: Callable[[], int | None]) -> None:
+    """Run a command and end the process: its return value, or one line on stderr and a code that is not 0."""
+    try:
+        code = command() or 0
+    except JetmaeError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
