@@ -1,0 +1,68 @@
+"""The one importer of timm: its transformer Block, with stochastic depth whose noise comes from outside.
+
+timm imports torchvision, of which nothing here is used. The torchvision wheel built for CUDA torch registers two
+operators of its compiled library when imported; beside a CPU-only torch that library does not load, and the import dies
+with "operator torchvision::nms does not exist". Declaring the two operators lets the import pass. This happens only on
+that very error, so a matching pair of wheels is left alone.
+"""
+
+import sys
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6  # as in the seed architecture and facebookresearch/mae
+
+
+def _import_block() -> type[nn.Module]:
+    try:
+        from timm.models.vision_transformer import Block
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _declare_torchvision_operators()
+        from timm.models.vision_transformer import Block
+    return Block
+
+
+def _declare_torchvision_operators() -> None:
+    global _torchvision_operators  # the declaration lives as long as this object
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "timm")]:
+        del sys.modules[name]
+    _torchvision_operators = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        _torchvision_operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_Block = _import_block()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): drop a residual branch for a whole sample, scale the others by 1/keep.
+
+    The uniform noise of each sample is set from outside before the forward pass, so that it can be a function of the
+    sample's position in the global batch instead of a generator's history.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.noise_B: Tensor | None = None
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        if not self.training or self.noise_B is None:
+            return x_BLD
+        kept_B = (self.noise_B >= self.rate).to(x_BLD.dtype) / (1.0 - self.rate)
+        return x_BLD * kept_B[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+def transformer_block(dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.Module:
+    """timm's pre-norm Block with the seed's settings. `drop_path` is the probability to drop each of its branches."""
+    block = _Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS))
+    if drop_path > 0:
+        block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
+    return block
