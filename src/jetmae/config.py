@@ -1,0 +1,308 @@
+"""Every knob of an experiment, checked before anything starts.
+
+A preset (configs/<task>/<name>.yaml) gives what differs from the defaults below; `key=value` on the command line
+overrides it; the resolved result is written into the run folder and is what the job reads. A misspelt key, a wrong type
+or a contradiction is refused with the value found, what was expected, and the nearest valid key.
+
+How the work is laid out over nodes and ranks is no part of the experiment: the same experiment runs on any layout that
+can make its global batch (`batch_layout`).
+"""
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jetmae.errors import JetmaeError
+
+TASKS = ("pretrain", "finetune", "scratch", "probe")
+RANDOM = "random"  # probe only: init_from=random is the control without pretraining
+PRESETS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _require_divides(where: str, dim: int, heads: int) -> None:
+    if dim % heads or dim % 4:
+        raise ValueError(f"{where}: dim {dim} with heads {heads}: expected a dim that divides by heads and by 4")
+
+
+class Data(Section):
+    """Which jets, and how their values enter the network."""
+
+    path: str = Field("data/sample", description="folder with manifest.json, made by jobs/data.py convert")
+    train_split: str | None = Field(None, description="default: to pretrain unlabelled_train if it exists, else train")
+    validation_split: str | None = Field(None, description="chooses the best weights; default as for train_split")
+    test_split: str | None = Field(None, description="looked at once, at the end; default as for train_split")
+    transform: Literal["none", "asinh", "log"] = Field("none", description="value transform before the z-score")
+    train_jets: int | None = Field(None, ge=1, description="use this many training jets only (few labels); null: all")
+    evaluation_jets: int | None = Field(None, ge=1, description="score this many jets of a split at most; null: all")
+
+
+class Model(Section):
+    """The encoder. The defaults are the seed network."""
+
+    patch_size: int = Field(5, ge=1, description="pixels; 5 is one hadron calorimeter tower")
+    dim: int = Field(768, ge=4, description="width of a token")
+    depth: int = Field(8, ge=1, description="transformer blocks")
+    heads: int = Field(1, ge=1, description="attention heads; dim must divide by it")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over dim")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; earlier ones less")
+
+    @model_validator(mode="after")
+    def _check(self):
+        _require_divides("model", self.dim, self.heads)
+        return self
+
+
+class Reconstruct(Section):
+    """The pretraining task: the decoder, and what is hidden and compared."""
+
+    mask_ratio: float = Field(0.75, gt=0, lt=1, description="fraction of the patches that is hidden")
+    norm_pix_loss: bool = Field(False, description="compare with patches normalised one by one")
+    channel_weights: tuple[float, ...] | None = Field(None, description="loss weight per channel; null: equal")
+    decoder_dim: int = Field(512, ge=4, description="width of a decoder token")
+    decoder_depth: int = Field(4, ge=1, description="decoder blocks")
+    decoder_heads: int = Field(1, ge=1, description="attention heads of the decoder")
+
+    @model_validator(mode="after")
+    def _check(self):
+        _require_divides("reconstruct.decoder", self.decoder_dim, self.decoder_heads)
+        if self.channel_weights is not None and (min(self.channel_weights) < 0 or sum(self.channel_weights) <= 0):
+            raise ValueError(f"channel_weights {self.channel_weights}: expected weights >= 0 with a positive sum")
+        return self
+
+
+class Classify(Section):
+    """The supervised tasks."""
+
+    pooling: Literal["mean", "cls", "patch_mean"] = Field("mean", description="tokens to features")
+
+
+class Optim(Section):
+    """AdamW and its schedule. Durations are in epochs of the training split."""
+
+    lr: float = Field(1.5e-4, gt=0, description="peak learning rate")
+    min_lr: float = Field(0.0, ge=0, description="where the cosine ends")
+    weight_decay: float = Field(0.05, ge=0, description="on matrices; biases, norms and tokens have none")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's moment decays")
+    batch_size: int = Field(64, ge=1, description="global: ranks x micro-batch x accumulation")
+    epochs: float | None = Field(None, gt=0, description="length of training; give this or steps")
+    steps: int | None = Field(None, ge=1, description="length of training in optimizer steps; give this or epochs")
+    schedule: Literal["cosine", "cosine_restarts"] = Field("cosine", description="after the warm-up")
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from 0 to lr")
+    restart_epochs: float = Field(40.0, gt=0, description="cosine_restarts: length of the first period")
+    restart_factor: int = Field(2, ge=1, description="cosine_restarts: each period is so many times the one before")
+    clip_norm: float | None = Field(1.0, gt=0, description="clip the gradient to this norm; null: never")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="lr of each encoder layer over that of the next (finetune)")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="evaluate and export averaged weights; null: off")
+    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better score")
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs={self.epochs}, steps={self.steps}: expected exactly one of the two")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}: expected min_lr <= lr")
+        return self
+
+
+class Engine(Section):
+    """How the steps are computed; changes speed and memory, not the experiment."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of weights and activations in the step")
+    zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights")
+    micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
+
+
+class Log(Section):
+    """How often things are looked at and kept."""
+
+    every_steps: int = Field(10, ge=1, description="a train line in metrics.jsonl and TensorBoard")
+    validate_epochs: float = Field(1.0, gt=0, description="score the validation split")
+    pictures_epochs: float = Field(5.0, gt=0, description="reconstruction images in TensorBoard (pretrain)")
+    checkpoint_steps: int = Field(500, ge=1, description="commit a checkpoint")
+    keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints kept; fewer than 2 could leave none valid")
+
+
+class Experiment(Section):
+    """A resolved experiment: what config.yaml of a run folder holds."""
+
+    task: Literal["pretrain", "finetune", "scratch", "probe"]
+    seed: int = Field(0, ge=0, lt=2**32, description="initial weights, order, masks: everything random")
+    init_from: str | None = Field(None, description="run whose best weights to start from; finetune and probe need it")
+    data: Data = Data()
+    model: Model = Model()
+    reconstruct: Reconstruct | None = None
+    classify: Classify | None = None
+    optim: Optim
+    engine: Engine = Engine()
+    log: Log = Log()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_task_section(cls, content):
+        if isinstance(content, dict) and content.get("task") in TASKS:
+            section, other = ("reconstruct", "classify")[:: 1 if content["task"] == "pretrain" else -1]
+            if content.get(other) is not None:
+                raise ValueError(f"section {other} is not for task {content['task']}: expected {section}; remove it")
+            return {section: {}, **content}
+        return content
+
+    @model_validator(mode="after")
+    def _check_init_from(self):
+        if self.task in ("pretrain", "scratch") and self.init_from is not None:
+            raise ValueError(f"init_from={self.init_from}: {self.task} starts from random weights; remove init_from")
+        if self.task in ("finetune", "probe") and self.init_from is None:
+            control = " or init_from=random for the control without pretraining" if self.task == "probe" else ""
+            raise ValueError(
+                f"init_from is missing: {self.task} starts from a pretrain run; add init_from=RUN{control}"
+            )
+        if self.task == "finetune" and self.init_from == RANDOM:
+            raise ValueError("init_from=random: fine-tuning from random weights is the task scratch; use that")
+        if self.optim.layer_decay < 1 and self.task != "finetune":
+            raise ValueError(
+                f"optim.layer_decay={self.optim.layer_decay}: only finetune has layers to keep; set it to 1"
+            )
+        return self
+
+
+def load_experiment(task: str, preset: str, overrides: list[str]) -> Experiment:
+    """Preset plus overrides, checked.
+
+    Args:
+        preset: name of a file in configs/<task>/, or the path of a YAML file.
+        overrides: `section.key=value`, the value in YAML.
+
+    Raises:
+        JetmaeError: no such preset, a malformed override, or an invalid experiment.
+    """
+    content = _read_preset(task, preset)
+    if content.setdefault("task", task) != task:
+        raise JetmaeError(f"preset {preset} is for task {content['task']}, expected {task}")
+    for override in overrides:
+        _apply_override(content, override)
+    given = [key for key in ("steps", "epochs") if any(o.startswith(f"optim.{key}=") for o in overrides)]
+    if len(given) == 1:  # the preset's length gives way
+        content["optim"][{"steps": "epochs", "epochs": "steps"}[given[0]]] = None
+    return validated(content, where=f"{task} {preset}")
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The resolved experiment of a run folder."""
+    try:
+        return validated(yaml.safe_load(path.read_text()), where=str(path))
+    except (OSError, yaml.YAMLError) as error:
+        raise JetmaeError(f"{path} cannot be read ({error}): expected the resolved config of a run") from error
+
+
+def as_yaml(experiment: Experiment) -> str:
+    return yaml.safe_dump(experiment.model_dump(mode="json", exclude_none=False), sort_keys=False)
+
+
+def validated(content: object, *, where: str) -> Experiment:
+    """Check a mapping, turning the first complaint into one line."""
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        raise JetmaeError(f"{where}: {_one_line(error)}") from None
+
+
+def _read_preset(task: str, preset: str) -> dict:
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / task / f"{preset}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (PRESETS / task).glob("*.yaml")))
+        raise JetmaeError(f"no preset {preset!r} for {task}: expected one of {known}, or the path of a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise JetmaeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise JetmaeError(f"{path} holds {type(content).__name__}, expected a mapping of sections")
+    return content
+
+
+def _apply_override(content: dict, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise JetmaeError(f"override {override!r}: expected key=value, such as optim.lr=3e-4")
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(content.setdefault(section, {}), dict):
+            raise JetmaeError(f"override {override!r}: {section} is a value, not a section")
+        content = content[section]
+    try:
+        content[name] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise JetmaeError(f"override {override!r}: {value!r} is not a YAML value ({error})") from error
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"key {key!r} does not exist{_did_you_mean(key)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message
+    found = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    return f"{key}{found}: {message[0].lower()}{message[1:]}{_meaning_of(key)}"
+
+
+def _did_you_mean(key: str) -> str:
+    known = {name: name.rpartition(".")[2] for name in _all_keys(Experiment)}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = near or [name for name, last in known.items() if difflib.get_close_matches(key.rpartition(".")[2], [last])]
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == section] or list(Experiment.model_fields)
+    return f"; expected one of {', '.join(siblings)}"
+
+
+def _all_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
+    """Dotted names of all knobs with their descriptions."""
+    keys = {}
+    for name, info in section.model_fields.items():
+        inner = next((kind for kind in _kinds(info.annotation) if issubclass(kind, Section)), None)
+        keys |= _all_keys(inner, f"{prefix}{name}.") if inner else {prefix + name: info.description or ""}
+    return keys
+
+
+def _kinds(annotation) -> list[type]:
+    return [kind for kind in (annotation, *getattr(annotation, "__args__", ())) if isinstance(kind, type)]
+
+
+def _meaning_of(key: str) -> str:
+    description = _all_keys(Experiment).get(key)
+    return f" ({description})" if description else ""
+
+
+def batch_layout(batch_size: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int]:
+    """(micro-batch, accumulation) with ranks x micro-batch x accumulation = batch_size.
+
+    Raises:
+        JetmaeError: no such layout; names those that would work.
+    """
+    per_rank, rest = divmod(batch_size, ranks)
+    if rest or per_rank == 0:
+        working = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+        lower, upper = per_rank * ranks, (per_rank + 1) * ranks
+        sizes = " or ".join(str(size) for size in (lower, upper) if size)
+        raise JetmaeError(
+            f"optim.batch_size={batch_size} cannot be split evenly over {ranks} ranks: use {sizes}, or a number of"
+            f" ranks among {working}"
+        )
+    micro = micro_batch_size or per_rank
+    if per_rank % micro:
+        working = ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
+        raise JetmaeError(
+            f"engine.micro_batch_size={micro} does not divide the {per_rank} jets that each of {ranks} ranks has of"
+            f" optim.batch_size={batch_size}: expected one of {working}"
+        )
+    return micro, per_rank // micro

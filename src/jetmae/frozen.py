@@ -1,0 +1,79 @@
+"""A run folder before its first start: the experiment is written once, and every later start has to mean the same."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from jetmae.config import RANDOM, Experiment, as_yaml, read_experiment
+from jetmae.errors import JetmaeError
+from jetmae.files import make_folder, write_json, write_text
+from jetmae.run_folder import RunFolder, find_run
+
+RECORDED_PACKAGES = ("jetmae", "torch", "timm", "deepspeed", "numpy", "h5py")
+
+
+def located(experiment: Experiment, runs_dir: Path) -> Experiment:
+    """The experiment with absolute paths: a job may start in another working directory.
+
+    Raises:
+        JetmaeError: init_from names no run.
+    """
+    data = experiment.data.model_copy(update={"path": str(Path(experiment.data.path).resolve())})
+    init_from = experiment.init_from
+    if init_from not in (None, RANDOM) and not Path(init_from).is_absolute():
+        init_from = str(find_run(init_from, runs_dir).root)
+    return experiment.model_copy(update={"data": data, "init_from": init_from})
+
+
+def freeze(experiment: Experiment, run: RunFolder) -> None:
+    """Write config.yaml, or insist that it says the same as at the first start.
+
+    Raises:
+        JetmaeError: the folder holds another experiment, or cannot be written.
+    """
+    make_folder(run.root)
+    if not run.config.exists():
+        write_text(run.config, as_yaml(experiment))
+    elif (frozen := read_experiment(run.config)) != experiment:
+        different = ", ".join(f"{key}={new} (frozen: {old})" for key, old, new in _differences(frozen, experiment))
+        raise JetmaeError(
+            f"{run.root} holds another experiment: {different}; continue it as it is, or use another --name"
+        )
+
+
+def write_launch_record(run: RunFolder, **start: object) -> None:
+    """launch.json: with what code, packages and command the run was started last."""
+    record = {
+        "command": sys.argv,
+        "working_directory": os.getcwd(),
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **start,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_diff": _git("diff", "HEAD"),
+        "packages": {name: version(name) for name in RECORDED_PACKAGES},
+        "python": sys.version.split()[0],
+    }
+    write_json(run.launch, record)
+
+
+def _differences(frozen: Experiment, experiment: Experiment) -> list[tuple[str, object, object]]:
+    old, new = (_flat(e.model_dump()) for e in (frozen, experiment))
+    return [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
+
+
+def _flat(content: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _git(*words: str) -> str | None:
+    if shutil.which("git") is None:
+        return None
+    finished = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return finished.stdout.strip() if finished.returncode == 0 else None

@@ -1,0 +1,176 @@
+"""An experiment confronted with its data and the number of ranks: what is read, and how many steps of what size.
+
+Everything that can be found wrong without torch is found here, in the launcher, before a job waits in a queue; the job
+itself derives the same plan again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jetmae.config import RANDOM, Experiment, batch_layout, read_experiment
+from jetmae.data.normalisation import Normalisation
+from jetmae.data.order import steps_per_epoch
+from jetmae.data.shards import JetDataset, Manifest, read_manifest
+from jetmae.errors import DataError, JetmaeError
+from jetmae.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps are optimizer updates; a split of None is not there."""
+
+    manifest: Manifest
+    train_split: str
+    validation_split: str
+    test_split: str | None
+    train_jets: int
+    micro_batch_size: int
+    accumulation: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    restart_steps: int
+    validate_steps: int
+    pictures_steps: int
+
+    def epoch(self, step: int) -> float:
+        return step / self.steps_per_epoch
+
+
+def make_plan(experiment: Experiment, ranks: int) -> Plan:
+    """Check data, shapes and batch layout of an experiment on so many ranks.
+
+    Raises:
+        DataError: data are missing, damaged, or lack what the task needs.
+        JetmaeError: the experiment does not fit the data or the ranks.
+    """
+    manifest = read_manifest(Path(experiment.data.path))
+    _check_patches(experiment, manifest)
+    train, validation, test = (_choose_split(experiment, manifest, kind) for kind in ("train", "validation", "test"))
+    for split in filter(None, (train, validation, test)):
+        _check_split(experiment, manifest, split)
+    optim = experiment.optim
+    jets = min(manifest.jets(train), experiment.data.train_jets or manifest.jets(train))
+    micro_batch_size, accumulation = batch_layout(optim.batch_size, ranks, experiment.engine.micro_batch_size)
+    per_epoch = steps_per_epoch(jets, optim.batch_size)
+    if per_epoch == 0:
+        raise JetmaeError(
+            f"optim.batch_size={optim.batch_size} is more than the {jets} jets of split {train}: reduce it"
+        )
+    steps = lambda epochs: max(1, round(epochs * per_epoch))  # noqa: E731
+    return Plan(
+        manifest=manifest,
+        train_split=train,
+        validation_split=validation,
+        test_split=test,
+        train_jets=jets,
+        micro_batch_size=micro_batch_size,
+        accumulation=accumulation,
+        steps_per_epoch=per_epoch,
+        total_steps=optim.steps or steps(optim.epochs),
+        warmup_steps=round(optim.warmup_epochs * per_epoch),
+        restart_steps=steps(optim.restart_epochs),
+        validate_steps=steps(experiment.log.validate_epochs),
+        pictures_steps=steps(experiment.log.pictures_epochs),
+    )
+
+
+def normalisation_of_split(manifest: Manifest, split: str, transform: str) -> Normalisation:
+    """The constants that conversion computed from a training split.
+
+    Raises:
+        DataError: conversion computed none for this split.
+    """
+    try:
+        constants = manifest.normalisation[split][transform]
+    except KeyError:
+        known = ", ".join(manifest.normalisation)
+        raise DataError(
+            f"split {split!r} has no normalisation constants for {transform!r}: train on one of {known}"
+        ) from None
+    return Normalisation(transform, **{name: tuple(constants[name]) for name in ("scale", "mean", "std")})
+
+
+def check_pretrain_run(experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
+    """The run named by init_from must be a finished pretraining of the same encoder. Reads no weights.
+
+    Raises:
+        JetmaeError: it is missing, unfinished, another task, or another architecture.
+    """
+    if experiment.init_from in (None, RANDOM):
+        return
+    run = RunFolder(Path(experiment.init_from))
+    if not run.config.is_file():
+        raise JetmaeError(
+            f"init_from={experiment.init_from}: no run there; pretrain first: python jobs/launch.py pretrain"
+        )
+    other = read_experiment(run.config)
+    if other.task != "pretrain":
+        raise JetmaeError(f"init_from={experiment.init_from} is a {other.task} run: expected a pretrain run")
+    if not run.completed.is_file():
+        raise JetmaeError(
+            f"init_from={experiment.init_from} has not completed: run the same pretrain command again first"
+        )
+    different = [
+        f"{where}.{name} is {getattr(getattr(other, where), name)}, here {getattr(getattr(experiment, where), name)}"
+        for where, names in (("model", _architecture(experiment)), ("data", ["transform"]))
+        for name in names
+        if getattr(getattr(other, where), name) != getattr(getattr(experiment, where), name)
+    ]
+    if different:
+        raise JetmaeError(
+            f"init_from={experiment.init_from} has another architecture or transform: {'; '.join(different)}; give"
+            " the settings of the pretrain run"
+        )
+    shape = read_manifest(Path(other.data.path)).image_shape if Path(other.data.path).is_dir() else image_shape
+    if shape != image_shape:
+        raise JetmaeError(
+            f"init_from={experiment.init_from} was trained on images {shape}, these data are {image_shape}"
+        )
+
+
+def _architecture(experiment: Experiment) -> list[str]:
+    return [name for name in type(experiment.model).model_fields if name != "drop_path"]  # a regulariser, no shape
+
+
+def _choose_split(experiment: Experiment, manifest: Manifest, kind: str) -> str | None:
+    """The configured split; or, to pretrain, `unlabelled_<kind>` where the dataset has one; or `<kind>`."""
+    configured = getattr(experiment.data, f"{kind}_split")
+    if configured is not None:
+        if configured not in manifest.splits:
+            known = ", ".join(manifest.splits)
+            raise DataError(f"data.{kind}_split={configured}: {experiment.data.path} has no such split; it has {known}")
+        return configured
+    preferred = [f"unlabelled_{kind}", kind] if experiment.task == "pretrain" else [kind]
+    for split in preferred:
+        if manifest.splits.get(split):
+            return split
+    if kind == "test":
+        return None
+    raise DataError(
+        f"{experiment.data.path} has no split {' or '.join(preferred)} for {experiment.task}: it has"
+        f" {', '.join(manifest.splits)}; name one with data.{kind}_split=…"
+    )
+
+
+def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None:
+    dataset = JetDataset(Path(experiment.data.path), split, manifest=manifest)
+    if len(dataset) == 0:
+        raise DataError(f"split {split} of {experiment.data.path} has no jets: convert more, or name another split")
+    if experiment.task != "pretrain" and dataset.column("label") is None:
+        raise DataError(f"split {split} of {experiment.data.path} has no labels: {experiment.task} needs labelled jets")
+    if experiment.task != "pretrain" and len(manifest.classes or ()) != 2:
+        raise DataError(f"{experiment.data.path} has classes {manifest.classes}: expected two, background and signal")
+
+
+def _check_patches(experiment: Experiment, manifest: Manifest) -> None:
+    channels, height, width = manifest.image_shape
+    patch = experiment.model.patch_size
+    if height % patch or width % patch:
+        common = [str(p) for p in range(1, min(height, width) + 1) if height % p == 0 == width % p]
+        raise JetmaeError(
+            f"model.patch_size={patch} does not divide images of {height}x{width}: use one of {', '.join(common)}"
+        )
+    weights = experiment.reconstruct and experiment.reconstruct.channel_weights
+    if weights is not None and len(weights) != channels:
+        raise JetmaeError(f"reconstruct.channel_weights has {len(weights)} entries, the images {channels} channels")

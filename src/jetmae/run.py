@@ -1,0 +1,320 @@
+"""One rank of a run:  python -m jetmae.run RUN_DIR
+
+The composition root: the only place where configuration, data, network, engine and records meet. All it needs to know
+is in the run folder, and all it finds out ends there.
+"""
+
+from jetmae.runtime.preemption import StopRequest
+
+STOP_REQUEST = StopRequest()
+if __name__ == "__main__":
+    STOP_REQUEST.install()  # before the imports below, which take seconds in which a signal may come
+
+import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import ExitStack  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from jetmae.attempts import attempt_lines, cause_of_this_stop  # noqa: E402
+from jetmae.checkpoint import Checkpoints, Layout  # noqa: E402
+from jetmae.config import RANDOM, Experiment, read_experiment  # noqa: E402
+from jetmae.data.images import ImageMaker  # noqa: E402
+from jetmae.data.loader import Prefetched, Share, evaluation_batches, training_batches  # noqa: E402
+from jetmae.data.normalisation import Normalisation  # noqa: E402
+from jetmae.data.order import few_labels  # noqa: E402
+from jetmae.data.shards import JetDataset  # noqa: E402
+from jetmae.engine.backend import Backend, join_process_group, leave_process_group  # noqa: E402
+from jetmae.engine.ema import MovingAverage  # noqa: E402
+from jetmae.engine.loop import Fit, Intervals  # noqa: E402
+from jetmae.engine.optim import Schedule  # noqa: E402
+from jetmae.engine.state import TrainState  # noqa: E402
+from jetmae.errors import EXIT_STOPPED, exit_with_one_line  # noqa: E402
+from jetmae.files import write_text, written_aside  # noqa: E402
+from jetmae.plan import make_plan, normalisation_of_split  # noqa: E402
+from jetmae.report.pictures import contact_sheet  # noqa: E402
+from jetmae.report.sinks import Recorder  # noqa: E402
+from jetmae.run_folder import RunFolder  # noqa: E402
+from jetmae.runtime.rendezvous import meet  # noqa: E402
+from jetmae.runtime.world import World, world_from_environment  # noqa: E402
+from jetmae.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
+from jetmae.weights import WeightsInfo, check_same_architecture, load_encoder, read_weights, write_weights  # noqa: E402
+
+PICTURED_JETS = 128  # of a split, for the mean image
+
+
+def main() -> int:
+    """Train or go on training, then evaluate. Exit code 0: complete. 75: stopped, everything saved."""
+    folder = RunFolder(Path(sys.argv[1]))
+    experiment = read_experiment(folder.config)
+    world = world_from_environment(experiment.engine.device)
+    store = meet(folder.root, rank=world.rank, size=world.size)
+    join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size)
+    with ExitStack() as held:
+        world.on_main(lambda: held.enter_context(folder.locked()))
+        complete = attempt(folder, experiment, world)
+    leave_process_group()
+    return 0 if complete else EXIT_STOPPED
+
+
+def attempt(folder: RunFolder, experiment: Experiment, world: World) -> bool:
+    """One attempt at the run, with its two lines in attempts.jsonl. True if the run is complete now."""
+    with attempt_lines(folder, world) as lines:
+        run = world.together(lambda: Run(folder, experiment, world))
+        run.compute_features()
+        fit = run.make_fit(lines.number)
+        lines.resumed_step = fit.state.step
+        complete = fit.run()
+        lines.cause = "completed" if complete else cause_of_this_stop(STOP_REQUEST)
+        if complete:
+            run.evaluate_best(fit)
+            world.on_main(lambda: write_text(folder.completed, f"{fit.state.step}\n"))
+        run.close(fit)
+    return complete
+
+
+class Run:
+    """The parts of a run on this rank.
+
+    Building it is what can fail on one rank alone (a file it cannot read), so it communicates with nobody.
+    """
+
+    def __init__(self, folder: RunFolder, experiment: Experiment, world: World):
+        self.folder, self.experiment, self.world = folder, experiment, world
+        self.plan = make_plan(experiment, world.size)
+        names = (self.plan.train_split, self.plan.validation_split, self.plan.test_split)
+        splits = [name for name in dict.fromkeys(names) if name is not None]  # in the same order on every rank
+        path = Path(experiment.data.path)
+        self.datasets = {split: JetDataset(path, split, manifest=self.plan.manifest) for split in splits}
+        self.share = Share(world.rank, world.size, self.plan.micro_batch_size, self.plan.accumulation)
+        self.selection = few_labels(
+            len(self.datasets[self.plan.train_split]), experiment.data.train_jets, experiment.seed
+        )
+        self.recorder: Recorder | None = None
+        self._make_task()
+
+    def _make_task(self) -> None:
+        manifest, experiment = self.plan.manifest, self.experiment
+        initial = self._initial_weights()
+        self.normalisation: Normalisation = (
+            initial[1].normalisation
+            if initial
+            else normalisation_of_split(manifest, self.plan.train_split, experiment.data.transform)
+        )
+        towers = {c for split in self.datasets for entry in manifest.splits[split] for c in entry.tower_channels}
+        images = ImageMaker(
+            manifest.image_shape,
+            self.normalisation,
+            self.world.device,
+            tower_size=manifest.tower_size,
+            tower_channels=tuple(sorted(towers)),
+        )
+        torch.manual_seed(experiment.seed)  # for the initial weights only: nothing later draws from this generator
+        self.task: Task = make_task(experiment, Scene(images, self.world), manifest.channels)
+        if initial:
+            load_encoder(self.task.encoder, initial[0])
+
+    def _initial_weights(self) -> tuple[dict, WeightsInfo] | None:
+        if self.experiment.init_from in (None, RANDOM):
+            return None
+        path = RunFolder(Path(self.experiment.init_from)).best_weights
+        weights, info = read_weights(path)
+        shape = self.plan.manifest.image_shape
+        check_same_architecture(self.experiment.model.model_dump(), info, image_shape=shape, path=path)
+        return weights, info
+
+    def compute_features(self) -> None:
+        """Probe only: what the frozen encoder says of every jet."""
+        if isinstance(self.task, Probe):
+            for split, dataset in self.datasets.items():
+                features_NF = self.task.use_features(split, self._batches(split, limit=None), len(dataset))
+                if split == self.plan.train_split:
+                    self.task.network.set_statistics(features_NF)
+
+    def make_fit(self, attempt_number: int) -> Fit:
+        """Network under DeepSpeed, restored from the newest checkpoint if there is one. Collective."""
+        experiment, plan, world = self.experiment, self.plan, self.world
+        optim, engine = experiment.optim, experiment.engine
+        backend = Backend(
+            self.task.network,
+            self.task.parameter_groups(),
+            world,
+            lr=optim.lr,
+            betas=optim.betas,
+            clip_norm=optim.clip_norm,
+            precision=engine.precision,
+            zero_stage=engine.zero_stage,
+            micro_batch_size=plan.micro_batch_size,
+            accumulation=plan.accumulation,
+        )
+        average = MovingAverage(backend, world, optim.ema_decay) if optim.ema_decay else None
+        layout = Layout(ranks=world.size, zero_stage=engine.zero_stage, precision=engine.precision)
+        checkpoints = Checkpoints(self.folder.checkpoints, world, layout, keep=experiment.log.keep_checkpoints)
+        state = checkpoints.load_newest(backend, average) or TrainState()
+        self._open_recorder(attempt_number, state)
+        return Fit(
+            backend=backend,
+            average=average,
+            batches=self._training_batches(state.step),
+            loss_of=self.task.train_loss,
+            validate=self._validate,
+            export_best=lambda state: self._export(backend, state),
+            draw=self._draw,
+            schedule=self._schedule(),
+            intervals=self._intervals(),
+            batch_size=optim.batch_size,
+            state=state,
+            checkpoints=checkpoints,
+            recorder=self.recorder,
+            stop_request=STOP_REQUEST,
+            world=world,
+        )
+
+    def evaluate_best(self, fit: Fit) -> None:
+        """Score the best weights on the test split, and keep per-jet results and pictures for the report."""
+        network = self.task.make_network().to(self.world.device).eval()
+        weights, _ = self.world.together(lambda: read_weights(self.folder.best_weights))
+        network.load_state_dict(weights)
+        self.world.on_main(lambda: self.folder.evaluation.mkdir(exist_ok=True))
+        train = [self.plan.train_split] if isinstance(self.task, Reconstruct) else []
+        for kind, split in (
+            *(("train", split) for split in train),
+            ("validation", self.plan.validation_split),
+            ("test", self.plan.test_split),
+        ):
+            if split is not None:
+                self._evaluate_split(network, kind, split, fit.state.best_step)
+
+    def _evaluate_split(self, network: nn.Module, kind: str, split: str, step: int) -> None:
+        with torch.no_grad():
+            metrics, per_jet = self._evaluate(network, split)
+            if not self.world.is_main:
+                return
+            ids = per_jet["sample_id"][:PICTURED_JETS]
+            arrays = self.task.evaluation_arrays(network, per_jet, self._picture_batches(split, ids))
+        for name in ("pt_gev", "mass_gev"):
+            column = self.datasets[split].column(name)
+            if column is not None and not isinstance(self.task, Reconstruct):
+                arrays[name] = column[per_jet["sample_id"]]
+        arrays["classes"] = np.array(self.plan.manifest.classes or [])
+        arrays["units"] = np.array(self.plan.manifest.units)
+        target = self.folder.evaluation / f"{self.task.evaluation_name}_{kind}.npz"
+        with written_aside(target) as aside, aside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        if kind == "test":
+            samples = step * self.experiment.optim.batch_size
+            self.recorder.evaluation("test", step=step, samples=samples, epoch=self.plan.epoch(step), metrics=metrics)
+
+    def close(self, fit: Fit) -> None:
+        fit.batches.close()
+        if self.recorder:
+            self.recorder.close()
+
+    def _open_recorder(self, attempt_number: int, state: TrainState) -> None:
+        if self.world.is_main:
+            self.recorder = Recorder(
+                self.folder.metrics,
+                self.folder.tensorboard,
+                self.folder.logs / "run.log",
+                name=self.folder.root.name,
+                attempt=attempt_number,
+                first_step=state.step,
+                total_steps=self.plan.total_steps,
+            )
+            parameters = sum(p.numel() for p in self.task.network.parameters())
+            self.recorder.say(
+                f"attempt {attempt_number}, {self.world.size} rank(s) on {self.world.device.type},"
+                f" {parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
+                f" steps {state.step} to {self.plan.total_steps}"
+            )
+
+    def _schedule(self) -> Schedule:
+        optim = self.experiment.optim
+        return Schedule(
+            peak=optim.lr,
+            floor=optim.min_lr,
+            total_steps=self.plan.total_steps,
+            warmup_steps=self.plan.warmup_steps,
+            first_period=self.plan.restart_steps if optim.schedule == "cosine_restarts" else None,
+            factor=optim.restart_factor,
+        )
+
+    def _intervals(self) -> Intervals:
+        return Intervals(
+            total=self.plan.total_steps,
+            log=self.experiment.log.every_steps,
+            validate=self.plan.validate_steps,
+            pictures=self.plan.pictures_steps,
+            checkpoint=self.experiment.log.checkpoint_steps,
+            per_epoch=self.plan.steps_per_epoch,
+            patience=self.experiment.optim.patience,
+        )
+
+    def _training_batches(self, first_step: int) -> Prefetched:
+        return Prefetched(
+            training_batches(
+                self.datasets[self.plan.train_split],
+                self.selection,
+                self.share,
+                seed=self.experiment.seed,
+                noise_columns=self.task.noise_columns,
+                first_step=first_step,
+            )
+        )
+
+    def _batches(self, split: str, *, limit: int | None) -> Prefetched:
+        """This rank's share of the first `limit` jets of a split; of the training split, the selected ones."""
+        ids = self.selection if split == self.plan.train_split else np.arange(len(self.datasets[split]))
+        return Prefetched(
+            evaluation_batches(
+                self.datasets[split],
+                ids[:limit],
+                self.share,
+                seed=self.experiment.seed,
+                noise_columns=self.task.noise_columns,
+            )
+        )
+
+    def _evaluate(self, network: nn.Module, split: str) -> tuple[dict, dict]:
+        batches = self._batches(split, limit=self.experiment.data.evaluation_jets)
+        return self.task.evaluate(network, self.world.each(batches))
+
+    def _picture_batches(self, split: str, ids: np.ndarray) -> Iterator:
+        """The same jets with the same masks, on this rank alone."""
+        alone = Share(0, 1, self.plan.micro_batch_size, 1)
+        return evaluation_batches(
+            self.datasets[split], ids, alone, seed=self.experiment.seed, noise_columns=self.task.noise_columns
+        )
+
+    def _validate(self, network: nn.Module) -> tuple[dict, float]:
+        metrics, _ = self._evaluate(network, self.plan.validation_split)
+        return metrics, self.task.score(metrics)
+
+    def _draw(self, network: nn.Module, step: int) -> None:
+        """Put the first validation jet into TensorBoard. Collective: a sharded network computes on all ranks."""
+        if isinstance(self.task, Reconstruct):
+            split = self.plan.validation_split
+            pictures = self.task.pictures(network, next(self._picture_batches(split, np.zeros(1, dtype=np.int64))))
+            if self.recorder:
+                sheet = contact_sheet(*(pictures[name][0] for name in ("image", "reconstruction", "mask")))
+                self.recorder.picture("reconstruction/validation", sheet, step)
+
+    def _export(self, backend: Backend, state: TrainState) -> None:
+        weights = backend.whole_weights()
+        info = WeightsInfo(
+            task=self.experiment.task,
+            model=self.experiment.model.model_dump(),
+            image_shape=self.plan.manifest.image_shape,
+            channels=self.plan.manifest.channels,
+            normalisation=self.normalisation,
+            step=state.step,
+            score=state.best_score,
+        )
+        self.world.on_main(lambda: write_weights(self.folder.best_weights, weights, info))
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)

@@ -1,0 +1,194 @@
+"""The folder of a run: every path in it, and who may start in it. Standard library only.
+
+    config.yaml        the resolved experiment; frozen at the first start
+    launch.json        how it was started: command, code version, packages, layout
+    attempts.jsonl     one line per start and per end
+    metrics.jsonl      one line per logged step and per evaluation
+    logs/              text output of each rank
+    tensorboard/
+    checkpoints/       step-00001234/, LAST
+    weights/           best.safetensors
+    evaluation/        what the finished network says of train and test data
+    report/
+    COMPLETED          exists when the run has nothing left to do
+
+The folder is the only input of a resume and is named by the experiment, not by a job.
+"""
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jetmae.errors import JetmaeError
+from jetmae.files import write_text
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def launch(self) -> Path:
+        return self.root / "launch.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def best_weights(self) -> Path:
+        return self.root / "weights" / "best.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    @property
+    def completed(self) -> Path:
+        return self.root / "COMPLETED"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; a second live start in it is refused.
+
+        Raises:
+            JetmaeError: another process on this machine holds it.
+        """
+        with (self.root / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise JetmaeError(
+                    f"run {self.root} is being trained by another process: wait for it, or use another --name"
+                ) from None
+            yield
+
+    def start_attempt(self, **place: object) -> dict:
+        """Append the line of a start (`job_id`, `restart_count`, `world_size`, `hosts`), and return it."""
+        attempt = 1 + sum(line["event"] == "start" for line in read_lines(self.attempts))
+        line = {"event": "start", "attempt": attempt, **place, "committed_step": self.last_commit()}
+        append_line(self.attempts, {**line, "time_s": time.time()})
+        return line
+
+    def end_attempt(self, start: dict, *, cause: str, message: str | None, resumed_step: int | None = None) -> None:
+        """Append the line of the end of an attempt; what was committed is read from the checkpoints."""
+        resumed_step = start["committed_step"] if resumed_step is None else resumed_step
+        place = {name: start[name] for name in ("attempt", "job_id", "restart_count", "world_size", "hosts")}
+        outcome = {"resumed_step": resumed_step, "last_committed_step": self.last_commit()}
+        append_line(
+            self.attempts,
+            {"event": "end", **place, "cause": cause, "message": message, **outcome, "time_s": time.time()},
+        )
+
+    def amend_last_attempt(self, **facts: object) -> None:
+        """Put what became known later into the last line, by replacing the file."""
+        lines = self.attempts.read_text().splitlines()
+        lines[-1] = json.dumps({**json.loads(lines[-1]), **facts})
+        write_text(self.attempts, "\n".join(lines) + "\n")
+
+    def last_commit(self) -> int:
+        """Step of the newest checkpoint, 0 if there is none."""
+        names = sorted(path.name for path in self.checkpoints.glob("step-????????"))
+        return int(names[-1].removeprefix("step-")) if names else 0
+
+
+def append_line(path: Path, content: dict) -> None:
+    """Append one JSON object as one line, on disk when this returns."""
+    cut_torn_tail(path)
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Remove an unfinished last line that a killed writer left, so that the next one does not continue it."""
+    if path.exists():
+        with path.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a JSON-lines file; an unfinished last line, left by a crash, is left out.
+
+    Raises:
+        JetmaeError: a line other than the last is not a JSON object.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        content = _object(line)
+        if content is not None:
+            objects.append(content)
+        elif number < len(lines):
+            raise JetmaeError(
+                f"{path} line {number} is not a JSON object: {line[:60]!r}; move that line away, try again"
+            )
+    return objects
+
+
+def _object(line: str) -> dict | None:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def find_run(name: str, runs_dir: Path) -> RunFolder:
+    """The run called `name`: a folder path, or a name below the runs folder.
+
+    Raises:
+        JetmaeError: there is no such run.
+    """
+    for root in (Path(name), runs_dir / name):
+        if (root / "config.yaml").is_file():
+            return RunFolder(root.resolve())
+    known = sorted(str(path.parent.relative_to(runs_dir)) for path in runs_dir.glob("**/config.yaml"))
+    listed = ", ".join(known[:8]) if known else "none yet"
+    raise JetmaeError(f"no run {name!r} in {runs_dir}: expected a run folder or one of: {listed}")
+
+
+def new_run(name: str, runs_dir: Path) -> RunFolder:
+    """The folder for a run called `name`, which stays below the runs folder.
+
+    Raises:
+        JetmaeError: the name could lead elsewhere or confuse a shell.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise JetmaeError(f"run name {name!r}: expected letters, digits and . _ + - in parts joined by /")
+    return RunFolder(runs_dir.resolve() / name)
+
+
+def runs_folder(option: str | None) -> Path:
+    """--runs-dir, else JETMAE_RUNS, else runs/ of the working directory."""
+    return Path(option or os.environ.get("JETMAE_RUNS") or "runs")

@@ -1,0 +1,141 @@
+"""After all ranks have ended: what happened, and does the job come back?
+
+    python -m jetmae.runtime.supervisor RUN_DIR... EXIT_CODE
+
+runs in the batch shell of a Slurm job, behind srun; of an array, each element looks after the run of its own index.
+It completes attempts.jsonl where the ranks died too fast to do so, and requeues the job within its budget. Preemptions
+are free; time limits and crashes are forgiven while the steps advance, and three starts in a row without a new
+committed step are the end.
+
+Standard library only: it has to work in the seconds before a node is taken away.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED
+from jetmae.run_folder import RunFolder, read_lines
+from jetmae.runtime.scheduler import (
+    QUESTION_TIMEOUT_S,
+    cause_of_stop,
+    is_taken_away,
+    job_facts,
+    job_id,
+    lost_a_node,
+    restart_count,
+)
+
+STARTS_WITHOUT_PROGRESS = 3
+FREE = ("preempted", "node_failure")  # no fault of the job
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One start that is over: the exit code of srun, what Slurm says of the job, and which restart it was."""
+
+    code: int
+    facts: dict[str, str]
+    restarts: int = 0
+    node_lost: bool = False
+
+    @property
+    def job_is_running(self) -> bool:
+        """Whether Slurm regards the job as running, and not as cancelled or on its way back into the queue."""
+        return self.facts.get("JobState", "RUNNING") == "RUNNING"
+
+
+def main() -> int:
+    *run_dirs, code = sys.argv[1:]
+    element = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")) if len(run_dirs) > 1 else 0
+    return supervise(RunFolder(Path(run_dirs[element])), int(code))
+
+
+def supervise(folder: RunFolder, code: int) -> int:
+    """Judge one start that has ended, write down what is missing, and requeue the job if it is to come back."""
+    job = job_id() or ""
+    ending = Ending(code, job_facts(job), restart_count())
+    cause = cause_of(ending, said=last_word(folder, job, ending.restarts))
+    if cause == "crashed" and job and lost_a_node():
+        cause = "node_failure"
+    complete_record(folder, job, ending, cause)
+    requeue, reason = comes_back(ending, cause, read_lines(folder.attempts))
+    print(f"jetmae: exit code {code}, {cause}: {reason}", flush=True)
+    if requeue and job:
+        subprocess.run(["scontrol", "requeue", job], timeout=QUESTION_TIMEOUT_S, check=False)
+    return code
+
+
+def cause_of(ending: Ending, *, said: str | None) -> str:
+    """Why a start ended; `said` is the cause that its ranks wrote down, if they could."""
+    if ending.code == 0:
+        return "completed"
+    asked_to_stop = ending.code == EXIT_STOPPED or (said is None and died_of_a_stop_signal(ending))
+    if asked_to_stop or not ending.job_is_running:
+        return said or cause_of_stop(ending.facts, restarts=ending.restarts)
+    return said or "crashed"
+
+
+def died_of_a_stop_signal(ending: Ending) -> bool:
+    """Whether the ranks were asked to stop before our handlers were in place. TERM alone does not tell: srun sends it
+    to the peers of a rank that has died."""
+    if ending.code == 128 + signal.SIGTERM:
+        return is_taken_away(ending.facts, restarts=ending.restarts)
+    return ending.code == 128 + signal.SIGUSR2
+
+
+def comes_back(ending: Ending, cause: str, attempts: list[dict]) -> tuple[bool, str]:
+    """Whether to requeue the job, and the reason in words. `attempts` has the end of this start already."""
+    if cause == "completed":
+        return False, "the run is complete"
+    if not ending.job_is_running:
+        return False, f"the job is {ending.facts.get('JobState')}: Slurm decides whether it comes back"
+    if ending.code in (EXIT_BAD_CONFIG, EXIT_BAD_DATA):
+        return False, "what is wrong needs a person; see the message in attempts.jsonl"
+    if cause in FREE:
+        return True, "requeued, at no cost to its budget"
+    fruitless = starts_without_progress(attempts)
+    if fruitless >= STARTS_WITHOUT_PROGRESS:
+        return False, f"{fruitless} starts in a row without a new committed step: not requeued"
+    return True, f"requeued; {fruitless} start(s) in a row without a new committed step"
+
+
+def starts_without_progress(attempts: list[dict]) -> int:
+    """How many of the newest starts ended without a committed step beyond what they began with; free ends do not count
+    as such."""
+    committed_at_start = {line["attempt"]: line["committed_step"] for line in attempts if line["event"] == "start"}
+    fruitless = 0
+    for end in reversed([line for line in attempts if line["event"] == "end"]):
+        if end["last_committed_step"] > committed_at_start[end["attempt"]]:
+            break
+        fruitless += end["cause"] not in FREE
+    return fruitless
+
+
+def last_word(folder: RunFolder, job: str, restarts: int) -> str | None:
+    """The cause that the ranks of this very start wrote down."""
+    lines = read_lines(folder.attempts)
+    mine = bool(lines) and (lines[-1]["job_id"], lines[-1]["restart_count"]) == (job, restarts)
+    return lines[-1]["cause"] if mine and lines[-1]["event"] == "end" else None
+
+
+def complete_record(folder: RunFolder, job: str, ending: Ending, cause: str) -> None:
+    """Write the lines that the ranks could not, and the cause that only the batch shell can know."""
+    said = last_word(folder, job, ending.restarts)
+    if said is not None:
+        if said != cause:
+            folder.amend_last_attempt(cause=cause)
+        return
+    lines = read_lines(folder.attempts)
+    start = lines[-1] if lines and lines[-1]["event"] == "start" else None
+    if start is None or (start["job_id"], start["restart_count"]) != (job, ending.restarts):
+        start = folder.start_attempt(job_id=job, restart_count=ending.restarts, world_size=None, hosts=None)
+    message = f"the ranks ended with exit code {ending.code} before they could say why; look into {folder.logs}"
+    folder.end_attempt(start, cause=cause, message=message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

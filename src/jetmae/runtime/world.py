@@ -1,0 +1,116 @@
+"""The ranks of a job: who they are, and how they agree.
+
+An error is a collective result: when one rank cannot go on, all stop together with the same message, instead of
+waiting for it in the next collective until a time-out.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from jetmae.errors import JetmaeError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This rank's place in the job. Its methods need an initialised process group."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all ranks."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, content: T) -> list[T]:
+        """Every rank's object, in rank order, on every rank."""
+        if self.size == 1:
+            return [content]
+        gathered: list = [None] * self.size
+        dist.all_gather_object(gathered, content)
+        return gathered
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def agree(self, *, error: JetmaeError | None = None, stop: bool = False) -> bool:
+        """One verdict for all ranks: raise if any has an error, else whether any wants to stop.
+
+        Raises:
+            JetmaeError: the first failing rank's error, on every rank.
+        """
+        flags = self.sum(torch.tensor([error is not None, stop], dtype=torch.int32, device=self.device)).tolist()
+        if flags[0]:
+            failed = [(rank, failure) for rank, failure in enumerate(self.gather(error)) if failure is not None]
+            rank, failure = failed[0]
+            raise type(failure)(f"rank {rank}: {failure}" if self.size > 1 else str(failure)) from error
+        return bool(flags[1])
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Do something that can fail on some ranks only; all ranks learn of it.
+
+        Raises:
+            JetmaeError: as `agree`.
+        """
+        result, error = None, None
+        try:
+            result = action()
+        except JetmaeError as failure:
+            error = failure
+        except OSError as failure:
+            error = JetmaeError(f"{failure.strerror or failure}: {failure.filename}; mend it and start again to go on")
+        self.agree(error=error)
+        return result  # type: ignore[return-value]
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, each fetched `together`; all ranks have the same number of them."""
+        iterator = iter(items)
+        while (item := self.together(lambda: next(iterator, None))) is not None:
+            yield item
+
+    def on_main(self, action: Callable[[], None]) -> None:
+        """Do something on rank 0 alone, while the others wait for its end and share its error."""
+        self.together(action if self.is_main else lambda: None)
+
+
+def world_from_environment(device: str) -> World:
+    """Rank, size and device from RANK, WORLD_SIZE, LOCAL_RANK, which the launcher sets; a single rank without them.
+
+    Raises:
+        JetmaeError: a GPU is asked for and not there.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise JetmaeError("engine.device=cuda: torch finds no GPU here; use engine.device=cpu or a GPU node")
+    if device == "cpu" or not torch.cuda.is_available():
+        chosen = torch.device("cpu")
+    elif local_rank >= torch.cuda.device_count():
+        raise JetmaeError(
+            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; use that many ranks per node"
+        )
+    else:
+        chosen = torch.device("cuda", local_rank)
+        torch.cuda.set_device(chosen)
+    return World(
+        rank=int(os.environ.get("RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=local_rank,
+        device=chosen,
+    )
