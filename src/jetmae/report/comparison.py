@@ -1,0 +1,276 @@
+"""The comparison of fine-tuning with training from scratch and with linear probes: one row per run, and its verdict."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from jetmae.report import metrics
+from jetmae.report.metrics import UNKNOWN, Measurement
+from jetmae.report.run_reader import Predictions, Run, read_runs
+
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+# What each kind is measured against: the same network without the pretraining.
+CONTROL = {"finetune": "scratch", "probe": "random probe"}
+_FULL_WIDTH = 136  # characters that all columns of the terminal table need
+_SIGNIFICANT = 2.0  # standard deviations; below, a difference is called compatible with none
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in the comparison; everything on the test jets, nan where it does not apply or is not there yet."""
+
+    name: str
+    kind: str  # one of run_reader.KINDS
+    state: str  # "finished", or how far it is
+    jets_seen: int  # with repetition
+    steps: int
+    accuracy: Measurement = UNKNOWN  # fraction
+    auc: Measurement = UNKNOWN
+    rejection_30: Measurement = UNKNOWN  # 1 / eps_B at 30 % signal efficiency; (inf, nan): no background jet passed
+    rejection_50: Measurement = UNKNOWN
+    rejection_limit: float = math.nan  # 95 % lower limit that replaces an infinite rejection
+    delta_auc: Measurement = UNKNOWN  # this run minus `delta_reference`
+    delta_reference: str = ""
+    delta_paired: bool = True  # False: scored on other jets than the reference, correlations unknown
+    explained_variance: dict[str, dict[str, Measurement]] = field(default_factory=dict)  # split -> channel
+
+
+def comparison_table(run_folders: Iterable[Path]) -> list[Row]:
+    """Rows in the order fine-tuned, scratch, probe, random probe, pretraining.
+
+    Raises:
+        JetmaeError: a folder is no run, or none of them has metrics yet.
+    """
+    return compare(read_runs(run_folders))
+
+
+def compare(runs: Sequence[Run]) -> list[Row]:
+    """The rows of runs that were read already."""
+    predictions = {run.name: run.predictions() for run in runs}
+    return [_with_difference(_row(run, predictions[run.name]), run, runs, predictions) for run in runs]
+
+
+def _row(run: Run, predictions: Predictions | None) -> Row:
+    last = run.last("train") or run.last("validation")
+    row = Row(run.name, run.kind, _state(run), int(last.get("samples", 0)), int(last.get("step", 0)))
+    row = replace(row, explained_variance=_explained_variance(run))
+    if predictions is None:
+        return row
+    score, label = predictions.score, predictions.label
+    return replace(
+        row,
+        accuracy=metrics.accuracy(score, label),
+        auc=metrics.measure_auc(score, label),
+        rejection_30=metrics.background_rejection(score, label, 0.3),
+        rejection_50=metrics.background_rejection(score, label, 0.5),
+        rejection_limit=metrics.background_rejection_limit(label),
+    )
+
+
+def _state(run: Run) -> str:
+    if run.completed:
+        return "finished"
+    if not run.metrics:
+        return "not started"
+    validation = run.last("validation")
+    so_far = f", validation AUC {validation['auc']:.3f}" if validation.get("auc") is not None else ""
+    return f"not finished: step {run.metrics[-1]['step']}{so_far}"
+
+
+def _explained_variance(run: Run) -> dict[str, dict[str, Measurement]]:
+    per_split = {}
+    for split in ("train", "test"):
+        found = run.reconstruction(split) if run.kind == "pretrain" else None
+        if found is not None:
+            result = metrics.explained_variance(found.sse, found.sum, found.sum_of_squares, found.count)
+            values = zip(result.value_C.tolist(), result.uncertainty_C.tolist(), strict=True)
+            per_split[split] = dict(zip(found.channels, (Measurement(*v) for v in values), strict=True))
+    return per_split
+
+
+def _with_difference(row: Row, run: Run, runs: Sequence[Run], predictions: dict[str, Predictions | None]) -> Row:
+    """Add the AUC difference to scratch, the run everything is compared with; a scratch run has none."""
+    reference = _reference(run, runs, predictions) if run.kind not in ("scratch", "pretrain") else None
+    ours = predictions[run.name]
+    if reference is None or ours is None:
+        return row
+    delta, paired = auc_difference(ours, predictions[reference.name])
+    return replace(row, delta_auc=delta, delta_reference=reference.name, delta_paired=paired)
+
+
+def _reference(run: Run, runs: Sequence[Run], predictions: dict, kind: str = "scratch") -> Run | None:
+    """The evaluated control run; among several, the one with the same seed, else the first."""
+    candidates = [other for other in runs if other.kind == kind and predictions[other.name] is not None]
+    same_seed = [other for other in candidates if other.config.get("seed") == run.config.get("seed")]
+    return next(iter(same_seed + candidates), None)
+
+
+def auc_difference(first: Predictions, second: Predictions) -> tuple[Measurement, bool]:
+    """AUC of the first minus AUC of the second, and whether both were scored on the same jets (in any order)."""
+    first_order, second_order = np.argsort(first.sample_id), np.argsort(second.sample_id)
+    same_jets = np.array_equal(first.sample_id[first_order], second.sample_id[second_order])
+    if same_jets and np.array_equal(first.label[first_order], second.label[second_order]):
+        scores = first.score[first_order], second.score[second_order]
+        return metrics.paired_auc_difference(*scores, first.label[first_order]), True
+    one, other = metrics.measure_auc(first.score, first.label), metrics.measure_auc(second.score, second.label)
+    return Measurement(one.value - other.value, math.hypot(one.uncertainty, other.uncertainty)), False
+
+
+def headline(runs: Sequence[Run]) -> list[str]:
+    """What the numbers say, one sentence each: fine-tuning, probes, reconstruction. The first is the result."""
+    sentences = [_verdict(runs, "finetune"), _verdict(runs, "probe"), _reconstruction_sentence(runs)]
+    if sum(run.kind == "finetune" for run in runs) == 1:
+        sentences.append("One fine-tuning only: the scatter between trainings is not in these uncertainties.")
+    unfinished = [run.name for run in runs if not run.completed]
+    if unfinished:
+        sentences.append(
+            f"Not final: {', '.join(unfinished)} {'has' if len(unfinished) == 1 else 'have'} not finished."
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+_SUBJECT = {
+    "finetune": ("the fine-tuned network", "training from scratch"),
+    "probe": ("the linear probe", "the same probe of a random encoder"),
+}
+
+
+def _verdict(runs: Sequence[Run], kind: str) -> str:
+    """Every run of a kind against its control; over several pairs the mean, with the spread between them."""
+    subject, control = _SUBJECT[kind]
+    predictions = {run.name: run.predictions() for run in runs}
+    members = [run for run in runs if run.kind == kind and predictions[run.name] is not None]
+    references = [_reference(run, runs, predictions, CONTROL[kind]) for run in members]
+    pairs = [(run, other) for run, other in zip(members, references, strict=True) if other]
+    if not pairs:
+        missing = "no test scores of both yet" if {kind, CONTROL[kind]} & {run.kind for run in runs} else ""
+        return missing and f"{subject.capitalize()} cannot be compared with {control}: {missing}."
+    deltas = [auc_difference(predictions[a.name], predictions[b.name])[0] for a, b in pairs]
+    return _sentence(subject, control, _mean(deltas), len(deltas))
+
+
+def _mean(deltas: Sequence[Measurement]) -> Measurement:
+    """One difference as it is; several as their mean, with the standard error from their spread."""
+    if len(deltas) == 1:
+        return deltas[0]
+    values = np.array([delta.value for delta in deltas])
+    return Measurement(float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5))
+
+
+def _sentence(subject: str, control: str, delta: Measurement, num_pairs: int) -> str:
+    if math.isnan(delta.value) or math.isnan(delta.uncertainty):
+        return f"The AUC of {subject} against {control} has no answer: the test jets are too few or of one class only."
+    over = f" (mean over {num_pairs} pairs of runs)" if num_pairs > 1 else ""
+    amount = f"{format_measurement(delta, signed=True)}{over}"
+    if abs(delta.value) <= _SIGNIFICANT * delta.uncertainty:
+        return f"The AUC of {subject} is compatible with that of {control}: pretraining changed it by {amount}."
+    verb = "raised" if delta.value > 0 else "lowered"
+    return f"Pretraining {verb} the AUC of {subject} by {amount} against {control}."
+
+
+def _reconstruction_sentence(runs: Sequence[Run]) -> str:
+    for run, row in zip(runs, compare(runs), strict=True):
+        values = {name: m for name, m in row.explained_variance.get("test", {}).items() if not math.isnan(m.value)}
+        if run.kind == "pretrain" and values:
+            ordered = sorted(values, key=lambda name: -values[name].value)
+            best, worst = (f"{format_measurement(values[n], percent=True)} in {n}" for n in (ordered[0], ordered[-1]))
+            return f"Of the variance of masked test pixels, pretraining explains between {worst} and {best}."
+    return ""
+
+
+def format_measurement(measured: Measurement, *, percent: bool = False, signed: bool = False) -> str:
+    """`0.9123 ± 0.0041`, two digits of the uncertainty; a dash for nan."""
+    scale = 100.0 if percent else 1.0
+    value, uncertainty = measured.value * scale, measured.uncertainty * scale
+    if math.isnan(value):
+        return MISSING
+    known = math.isfinite(uncertainty) and uncertainty > 0
+    digits = _num_decimals(uncertainty, percent) if known else 4 - 2 * percent
+    text = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", MINUS)
+    return text + (f" ± {uncertainty:.{digits}f}" if math.isfinite(uncertainty) else "") + (" %" if percent else "")
+
+
+def _num_decimals(uncertainty: float, percent: bool) -> int:
+    """So that two digits of the uncertainty show; below a tenth of a percent one."""
+    decimals = max(0, 1 - math.floor(math.log10(uncertainty)))
+    return max(2, decimals - 1) if percent and decimals > 2 else decimals
+
+
+def format_rejection(rejection: Measurement, limit: float) -> str:
+    """As a measurement, or `> 167` (95 % confidence) where no background jet passed the cut."""
+    return f"> {limit:.0f}" if math.isinf(rejection.value) else format_measurement(rejection)
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Comparison, and explained variance per channel where there is some, to the terminal."""
+    console = console or Console()
+    if not console.is_terminal and console.width < _FULL_WIDTH:
+        console.width = _FULL_WIDTH  # a log file has no width: the whole table rather than a folded one
+    console.print(_terminal_comparison(rows, full=console.width >= _FULL_WIDTH))
+    for row in rows:
+        if row.state != "finished":
+            console.print(f"{_plain(row.name)}: {row.state}", highlight=False)
+    for row in rows:
+        if row.explained_variance:
+            console.print(_terminal_explained_variance(row))
+
+
+def _terminal_comparison(rows: Sequence[Row], full: bool) -> Table:
+    """All columns, or those that fit into 80 characters."""
+    table = Table(title="Test jets", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = (
+        "run",
+        "kind",
+        "jets seen",
+        "steps",
+        "accuracy",
+        "AUC",
+        "1/ε_B (30 %)",
+        "1/ε_B (50 %)",
+        f"AUC {MINUS} scratch",
+    )
+    shown = range(len(headings)) if full else (0, 4, 5, 7, 8)
+    for index in shown:
+        table.add_column(headings[index], justify="left" if index < 2 else "right", overflow="fold")
+    for row in rows:
+        texts = (row.name, row.kind, *cells(row))
+        table.add_row(*(_plain(texts[index]) for index in shown))
+    return table
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Jets seen, steps, accuracy, AUC, 1/eps_B at 30 % and 50 %, difference to scratch, as text."""
+    return (
+        f"{row.jets_seen:,}",
+        f"{row.steps:,}",
+        format_measurement(row.accuracy, percent=True),
+        format_measurement(row.auc),
+        format_rejection(row.rejection_30, row.rejection_limit),
+        format_rejection(row.rejection_50, row.rejection_limit),
+        format_measurement(row.delta_auc, signed=True) + ("" if row.delta_paired else " (other jets)"),
+    )
+
+
+def _terminal_explained_variance(row: Row) -> Table:
+    title = f"{_plain(row.name)}: explained variance of masked pixels"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=len(title))
+    splits = tuple(row.explained_variance)
+    for heading in ("channel", *splits):
+        table.add_column(heading, justify="left" if heading == "channel" else "right")
+    for channel in row.explained_variance[splits[0]]:
+        values = (row.explained_variance[split].get(channel, UNKNOWN) for split in splits)
+        table.add_row(_plain(channel), *(format_measurement(value, percent=True) for value in values))
+    return table
+
+
+def _plain(text: str) -> str:
+    """Square brackets in a name are not markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,66 @@
+"""A run's text output, followed across requeues and resubmissions."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jetmae.run_folder import RunFolder
+from jetmae.watch.records import read_object, readable_lines
+
+POLL_S = 0.5
+STATE_POLL_S = 10.0  # a controller has better things to do than to answer us
+
+
+def log_files(run: RunFolder, rank: int | None) -> list[Path]:
+    """run.log, or what one rank printed in every job and every local start, oldest first."""
+    if rank is None:
+        files = [run.logs / "run.log"]
+    else:
+        # The output of an array lies beside its runs.
+        folders = (run.logs, run.root.parent / "logs")
+        files = [folder / f"{job}_{rank}_log.out" for job in jobs_of(run) for folder in folders]
+        files.append(run.logs / f"rank-{rank}.log")
+    return sorted(filter(Path.exists, files), key=lambda path: path.stat().st_mtime)
+
+
+def jobs_of(run: RunFolder) -> list[str]:
+    """Every Slurm job that has trained this run or is about to."""
+    records = [*readable_lines(run.attempts), read_object(run.launch)]
+    return list(dict.fromkeys(str(record["job_id"]) for record in records if record.get("job_id")))
+
+
+class Reader:
+    """Copies to stdout what has been added to the files since the last time."""
+
+    def __init__(self, files: Callable[[], list[Path]]):
+        self._files = files
+        self._read_bytes: dict[Path, int] = {}
+
+    def copy(self) -> bool:
+        """True if there was something."""
+        sizes_bytes = [self._copy(path) for path in self._files()]
+        return sum(sizes_bytes) > 0
+
+    def _copy(self, path: Path) -> int:
+        with path.open("rb") as file:
+            file.seek(self._read_bytes.get(path, 0))
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]  # the rest of a line comes with the next look
+        self._read_bytes[path] = self._read_bytes.get(path, 0) + len(whole)
+        sys.stdout.write(whole.decode(errors="replace"))
+        sys.stdout.flush()
+        return len(whole)
+
+
+def follow(reader: Reader, has_ended: Callable[[], bool]) -> None:
+    """Copy until the run has ended, through all times of waiting."""
+    asked_at_s = -STATE_POLL_S
+    while True:
+        ended = False
+        if time.monotonic() - asked_at_s >= STATE_POLL_S:
+            ended, asked_at_s = has_ended(), time.monotonic()
+        reader.copy()
+        if ended:
+            return
+        time.sleep(POLL_S)

@@ -1,0 +1,122 @@
+"""What `runs.py list` and `runs.py status` print."""
+
+import sys
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from jetmae.watch.ledger import Attempt, Ledger
+from jetmae.watch.status import RunStatus
+
+PIPE_WIDTH = 2000  # columns where no terminal says how wide it is
+NOTHING = "-"
+
+
+def print_list(rows: list[tuple[str, str, RunStatus]]) -> None:
+    """One line for each (name, task, status)."""
+    table = Table("run", "task", "state", "step", "ETA", "jets/s", "starts", "job", box=None, pad_edge=False)
+    for name, task, status in rows:
+        speed = rate(status.jets_per_s) if status.state == "running" else NOTHING
+        table.add_row(
+            name,
+            task,
+            status.state,
+            progress(status),
+            duration(status.eta_s),
+            speed,
+            str(status.starts),
+            status.job_id or NOTHING,
+        )
+    _console().print(table)
+
+
+def print_status(name: str, task: str, status: RunStatus, ledger: Ledger | None) -> None:
+    """All there is to say of one run."""
+    facts = {
+        "run": f"{name} ({task}) in {status.run.root}",
+        "state": _state(status),
+        "where": _where(status),
+        "step": f"{progress(status)}, ETA {duration(status.eta_s)}" if status.eta_s is not None else progress(status),
+        "speed": f"{rate(status.jets_per_s)} jets/s",
+        "loss": NOTHING if status.loss is None else f"{status.loss:.5g}",
+    }
+    if ledger:
+        facts |= _times(ledger)
+    console = _console()
+    for fact, text in facts.items():
+        console.print(f"{fact:<12}{text}", soft_wrap=True)
+    if ledger:
+        console.print(_attempts(ledger))
+
+
+def progress(status: RunStatus) -> str:
+    if not status.total_steps:
+        return f"{status.step} of an unknown number"
+    return f"{status.step}/{status.total_steps} {100 * status.step / status.total_steps:.0f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`1 day, 2:03:04`."""
+    return NOTHING if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def rate(per_s: float | None) -> str:
+    return NOTHING if per_s is None else f"{per_s:.0f}"
+
+
+def _state(status: RunStatus) -> str:
+    if status.state == "unknown" and status.job_id:
+        return f"unknown: Slurm does not say what became of job {status.job_id}"
+    job = status.queued_job
+    if job is None or not job.waits:
+        return status.state
+    since = "" if job.submitted_at_s is None else f" for {duration(max(0.0, time.time() - job.submitted_at_s))}"
+    return f"{status.state}{since}; Slurm says: {job.reason}"
+
+
+def _where(status: RunStatus) -> str:
+    job = f"job {status.job_id}" if status.job_id else "local processes"
+    return f"{job} on {' '.join(status.hosts)}" if status.hosts else job
+
+
+def _times(ledger: Ledger) -> dict[str, str]:
+    unit = "GPU-hours" if any(attempt.num_gpus for attempt in ledger.attempts) else "rank-hours"  # a rank has one
+    waited = f"{duration(ledger.waited_s)} waiting and starting"
+    queued = "" if ledger.queued_s is None else f" ({duration(ledger.queued_s)} of it in the queue)"
+    parts = f"{duration(ledger.kept_s)} kept + {duration(ledger.lost_s)} lost + {waited}{queued}"
+    return {
+        "time": f"{duration(ledger.wall_s)} = {parts}",
+        unit: f"{ledger.used_rank_hours:.3g} used, {ledger.lost_rank_hours:.2g} of them lost",
+    }
+
+
+def _attempts(ledger: Ledger) -> Table:
+    names = ("attempt", "job", "hosts", "queued", "ran", "resumed at", "last commit", "lost", "cause")
+    table = Table(*names, box=None, pad_edge=False)
+    table.add_column("message", no_wrap=True, overflow="ellipsis")  # one line; all of it is in attempts.jsonl
+    for attempt in ledger.attempts:
+        table.add_row(*_attempt_row(attempt))
+    return table
+
+
+def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
+    return (
+        str(attempt.number),
+        attempt.job_id or NOTHING,
+        " ".join(attempt.hosts),
+        duration(attempt.queued_s),
+        duration(attempt.ran_s),
+        str(attempt.resumed_step),
+        str(attempt.committed_step),
+        f"{attempt.lost_steps} steps" if attempt.lost_steps else duration(attempt.lost_s) if attempt.lost_s else "0",
+        attempt.cause.replace("_", " "),
+        attempt.message or NOTHING,
+    )
+
+
+def _console() -> Console:
+    # A message may hold brackets, which are no markup here; a pipe gets whole lines.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(markup=False, highlight=False, emoji=False, width=width)
