@@ -1,0 +1,12 @@
+"""What can be found wrong before a job waits in the queue: checks of the machine, the cluster, the storage, the data,
+and, with a short job, of all ranks together.
+
+    verdict      one line of the answer
+    machine      Python, its packages, this host
+    slurm_facts  what Slurm's commands print, parsed
+    cluster      what Slurm offers, against what is asked for
+    storage      the run folder's file system
+    dataset      the data folder
+    ranks        what every rank of the short job does
+    job          what the ranks' results mean
+"""

@@ -1,0 +1,42 @@
+"""The data folder: manifest, every shard's size and layout, labels.
+
+It takes seconds; `data.py verify`, which looks at every value, takes longer.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jetmae.doctor.verdict import Verdict, failed, ok
+from jetmae.errors import DataError
+
+
+def check_dataset(folder: Path) -> Iterator[Verdict]:
+    """The manifest, then every split as training would open it."""
+    from jetmae.data.shards import read_manifest
+
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        yield _bad("data", error)
+        return
+    yield ok("data", f"{folder}: {len(manifest.splits)} splits, images {manifest.image_shape}")
+    for split in manifest.splits:
+        yield check_split(folder, split, manifest)
+
+
+def check_split(folder: Path, split: str, manifest) -> Verdict:
+    from jetmae.data.shards import JetDataset
+
+    name = f"data {split}"
+    try:
+        dataset = JetDataset(folder, split, manifest=manifest)
+    except DataError as error:
+        return _bad(name, error)
+    labelled = dataset.column("label") is not None
+    return ok(name, f"{len(dataset):,} jets in {len(dataset.shards)} shard(s), {'' if labelled else 'not '}labelled")
+
+
+def _bad(name: str, error: DataError) -> Verdict:
+    """A DataError says what was found and, behind the last semicolon, what to do."""
+    found, _, todo = str(error).rpartition(";")
+    return failed(name, found or str(error), "every run with this data stops when it starts", todo.strip())

@@ -1,0 +1,329 @@
+"""One rank of doctor's short job:  python -m jetmae.doctor.ranks FOLDER
+
+Each rank does once what training will do all the time, stage by stage, and before each stage writes all that it has
+found so far into FOLDER/rank-3-NODE.json: a rank that hangs or is killed has then said how far it came. FOLDER/ask.json
+says what the job is about (`Ask`). A rank that finds a fault still ends with 0: the verdict is reached where the job
+was submitted, and srun would kill the other ranks before they have told theirs.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+from jetmae.doctor.machine import shared_memory_mib
+from jetmae.files import write_json
+from jetmae.runtime.scheduler import ask, job_id
+from jetmae.runtime.train_job import rank_environment
+
+POLL_S = 0.1
+SPEED_WINDOW_S = 1.0
+MAX_WRITE_BYTES = 256 * 2**20  # of a rank's share of a checkpoint; the rest is extrapolated
+REDUCE_BYTES = {"cpu": 2**22, "cuda": 2**26}
+REDUCE_REPEATS = 10
+GEMM_SIZE = {"cpu": 512, "cuda": 8192}
+PACKAGES = ("jetmae", "torch", "deepspeed")
+Found = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the submitting side wants to know."""
+
+    ranks: int
+    gpus_per_node: int
+    checkpoint_bytes: int
+    wait_s: float
+    data: str | None = None  # a dataset's folder, which every node should see
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "ask.json", asdict(self))
+
+
+@dataclass(frozen=True)
+class Place:
+    """This rank and what it is asked."""
+
+    folder: Path
+    asked: Ask
+    rank: int
+    local_rank: int
+    node: str
+
+    @property
+    def size(self) -> int:
+        return self.asked.ranks
+
+
+def main() -> int:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the job's time is short, so its warning may come at once
+    folder = Path(sys.argv[1])
+    asked = Ask(**json.loads((folder / "ask.json").read_text()))
+    missing = complete_environment(asked)
+    rank = int(os.environ.get("RANK", os.getpid()))  # without a rank no two may write the same file
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    place = Place(folder, asked, rank, int(os.environ.get("LOCAL_RANK", "0")), node)
+    go_through(place, {"rank": rank, "node": node, "missing_variables": missing})
+    return 0
+
+
+def complete_environment(asked: Ask) -> list[str]:
+    """RANK and its like from Slurm's variables, as a training run has them; returns which are missing.
+
+    Without Slurm they may have been set by whoever starts ranks as plain processes.
+    """
+    os.environ["JETMAE_RENDEZVOUS_TIMEOUT_S"] = str(asked.wait_s)
+    try:
+        os.environ.update(rank_environment(os.environ))
+    except KeyError as error:
+        return [] if "SLURM_JOB_ID" not in os.environ and "RANK" in os.environ else [str(error.args[0])]
+    return []
+
+
+def go_through(place: Place, found: Found) -> None:
+    """All stages in their order; the first that fails is the last."""
+    path = result_path(place.folder, place.rank, place.node)
+    for stage in STAGES:
+        found["stage"] = stage.__name__
+        write_json(path, found)
+        try:
+            found |= stage(place, found) or {}
+        except Exception as error:  # whatever can go wrong on a node is what this looks for
+            write_json(path, {**found, "error": f"{type(error).__name__}: {error}"})
+            return
+    write_json(path, {**found, "stage": "done"})
+
+
+def result_path(folder: Path, rank: int, node: str) -> Path:
+    return folder / f"rank-{rank}-{node}.json"
+
+
+def ranks_listed(folder: Path) -> dict[int, str]:
+    """Ranks that have come, and their nodes, by listing: shared storage may hide a new name from an exists()."""
+    found = (re.fullmatch(r"rank-(\d+)-(.+)\.json", name) for name in os.listdir(folder))
+    return {int(match[1]): match[2] for match in found if match}
+
+
+# ---- the stages: each takes what the earlier ones found and returns what it adds
+
+
+def introduce(place: Place, found: Found) -> Found:
+    """Who and where this is, and with what code."""
+    if found["missing_variables"]:
+        raise RuntimeError(f"{', '.join(found['missing_variables'])} not set: was this started by srun?")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {
+        "host": socket.gethostname(),
+        "local_rank": place.local_rank,
+        "world_size": int(os.environ["WORLD_SIZE"]),
+        "visible_gpus": None if visible is None else len([name for name in visible.split(",") if name.strip()]),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "code": code_digest(),
+        "shared_memory_mib": shared_memory_mib(),
+    }
+
+
+def code_digest() -> str:
+    """Of all source files: two copies of one version may differ."""
+    digest, root = hashlib.sha256(), Path(__file__).resolve().parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def await_companions(place: Place, found: Found) -> Found:
+    """Wait until every rank's file is visible from here."""
+    started_s = time.monotonic()
+    while missing := sorted(set(range(place.size)) - ranks_listed(place.folder).keys()):
+        if time.monotonic() - started_s > place.asked.wait_s:
+            raise RuntimeError(f"after {place.asked.wait_s:.0f} s no sign of rank(s) {', '.join(map(str, missing))}")
+        time.sleep(POLL_S)
+    return {"companions_s": time.monotonic() - started_s}
+
+
+def ask_scontrol(place: Place, found: Found) -> Found:
+    """A job asks it why it is stopped, and requeues itself by it."""
+    return {"scontrol": bool(ask("scontrol", "--oneliner", "show", "job", job_id() or ""))}
+
+
+def resolve_names(place: Place, found: Found) -> Found:
+    """The address of every other rank's node, or why there is none."""
+    nodes = sorted(set(ranks_listed(place.folder).values()))
+    return {"addresses": {node: address_of(node) for node in nodes}}
+
+
+def address_of(node: str) -> dict[str, str]:
+    try:
+        return {"address": str(socket.getaddrinfo(node, None)[0][4][0])}
+    except OSError as error:
+        return {"error": error.strerror or str(error)}
+
+
+def look_at_data(place: Place, found: Found) -> Found:
+    """Does this node see the dataset, and is it the same as elsewhere? The manifest stands for it."""
+    if place.asked.data is None:
+        return {}
+    try:
+        return {"data": hashlib.sha256((Path(place.asked.data) / "manifest.json").read_bytes()).hexdigest()[:12]}
+    except OSError as error:
+        return {"data_error": error.strerror or str(error)}
+
+
+def find_device(place: Place, found: Found) -> Found:
+    """The device training would use; if that is none of the GPUs asked for, the other stages go on with the CPU."""
+    started_s = time.monotonic()
+    import torch
+
+    from jetmae.errors import JetmaeError
+    from jetmae.runtime.world import world_from_environment
+
+    imported = {"import_torch_s": time.monotonic() - started_s}
+    try:
+        device = world_from_environment("cuda" if place.asked.gpus_per_node else "cpu").device
+        if device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            return {**imported, "device": "cuda", "device_name": properties.name, "device_id": str(properties.uuid)}
+    except (JetmaeError, RuntimeError) as error:
+        return {**imported, "device": "cpu", "device_error": " ".join(str(error).split())}
+    return {**imported, "device": "cpu"}
+
+
+def meet_others(place: Place, found: Found) -> Found:
+    """The rendezvous of a training run, and a process group over NCCL if all have a GPU, else over gloo."""
+    import torch.distributed as dist
+
+    from jetmae.runtime.rendezvous import meet
+
+    started_s = time.monotonic()
+    store = meet(place.folder, rank=place.rank, size=place.size)
+    store.set(f"device-{place.rank}", str(found["device"]))
+    all_have_gpus = all(store.get(f"device-{rank}") == b"cuda" for rank in range(place.size))
+    backend = "nccl" if all_have_gpus else "gloo"
+    timeout = timedelta(seconds=place.asked.wait_s)
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=timeout)
+    dist.barrier()
+    return {"backend": backend, "rendezvous_s": time.monotonic() - started_s}
+
+
+def read_clock(place: Place, found: Found) -> Found:
+    """The time of day, a moment after all have left the barrier of the stage before."""
+    return {"clock_s": time.time()}
+
+
+def reduce_together(place: Place, found: Found) -> Found:
+    """An all-reduce: is its sum right, and what bandwidth does it reach (bus bandwidth, as NCCL's own test has it)?"""
+    import torch
+    import torch.distributed as dist
+
+    device = "cuda" if found["backend"] == "nccl" else "cpu"
+    tensor = torch.full((REDUCE_BYTES[device] // 4,), float(place.rank + 1), device=device)
+    dist.all_reduce(tensor)
+    expected = place.size * (place.size + 1) / 2
+    if not bool((tensor == expected).all()):
+        raise RuntimeError(f"the all-reduce gave {tensor.min()} to {tensor.max()}, expected {expected}")
+    dist.barrier()  # otherwise the first would also wait for the ranks that are still comparing
+    elapsed_s = timed(lambda: [dist.all_reduce(tensor) for _ in range(REDUCE_REPEATS)], device) / REDUCE_REPEATS
+    moved_bytes = REDUCE_BYTES[device] * 2 * (place.size - 1) / place.size
+    return {"reduce_gb_per_s": moved_bytes / elapsed_s / 1e9}
+
+
+def timed(action: Callable[[], object], device: str) -> float:
+    started_s = time.monotonic()
+    action()
+    synchronise(device)
+    return time.monotonic() - started_s
+
+
+def synchronise(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def multiply_matrices(place: Place, found: Found) -> Found:
+    """Sustained speed of this rank's device while all the others are busy too."""
+    import torch
+    import torch.distributed as dist
+
+    device = str(found["device"])
+    size, dtype = GEMM_SIZE[device], torch.bfloat16 if device == "cuda" else torch.float32
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    timed(lambda: torch.mm(left, right), device)
+    dist.barrier()
+    count, elapsed_s = 0, 0.0
+    while elapsed_s < SPEED_WINDOW_S:
+        elapsed_s += timed(lambda: torch.mm(left, right), device)
+        count += 1
+    return {"tflops": count * 2 * size**3 / elapsed_s / 1e12}
+
+
+def lock_across_nodes(place: Place, found: Found) -> Found:
+    """Rank 0 holds a lock: do all others see it as held?"""
+    import torch.distributed as dist
+
+    with (place.folder / "lock").open("a") as file:
+        if place.rank == 0:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        dist.barrier()
+        held = place.rank == 0 or not lock_is_free(file)
+        dist.barrier()
+    return {"lock_excludes": held}
+
+
+def lock_is_free(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def save_together(place: Place, found: Found) -> Found:
+    """Write this rank's share of a checkpoint while all others write theirs."""
+    import torch.distributed as dist
+
+    from jetmae.doctor.storage import write_speed
+
+    share_bytes = max(place.asked.checkpoint_bytes // place.size, 1)
+    dist.barrier()
+    bytes_per_s = write_speed(place.folder / f"share-{place.rank}", min(share_bytes, MAX_WRITE_BYTES))
+    dist.barrier()
+    return {"save_s": share_bytes / bytes_per_s, "write_bytes_per_s": bytes_per_s}
+
+
+def part(place: Place, found: Found) -> None:
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
+STAGES = (
+    introduce,
+    await_companions,
+    ask_scontrol,
+    resolve_names,
+    look_at_data,
+    find_device,
+    meet_others,
+    read_clock,
+    reduce_together,
+    multiply_matrices,
+    lock_across_nodes,
+    save_together,
+    part,
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
