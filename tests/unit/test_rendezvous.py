@@ -1,0 +1,56 @@
+"""Ranks of one start find each other, and nobody else."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jetmae.errors import JetmaeError
+from jetmae.runtime import rendezvous
+from jetmae.runtime.train_job import rank_environment
+
+
+def meet_all(folder, size: int) -> list:
+    with ThreadPoolExecutor(size) as ranks:
+        return list(ranks.map(lambda rank: rendezvous.meet(folder, rank=rank, size=size), range(size)))
+
+
+def test_all_ranks_share_one_store_and_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("JETMAE_START", "7.0.0")
+    first, second, third = meet_all(tmp_path, 3)
+    second.set("word", "said by rank 1")
+    assert first.get("word") == third.get("word") == b"said by rank 1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_of_another_start_is_not_met(tmp_path, monkeypatch):
+    monkeypatch.setattr(rendezvous, "TIMEOUT_S", 0.5)
+    (tmp_path / ".rendezvous-7.0.0.json").write_text('{"host": "127.0.0.1", "port": 1}')
+    monkeypatch.setenv("JETMAE_START", "7.1.0")
+    with pytest.raises(JetmaeError, match="rank 1 waited 0 s for rank 0 to publish"):
+        rendezvous.meet(tmp_path, rank=1, size=2)
+
+
+def test_a_missing_rank_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(rendezvous, "TIMEOUT_S", 0.5)
+    with pytest.raises(JetmaeError, match=r"for rank\(s\) 1, 2 of 3"):
+        rendezvous.meet(tmp_path, rank=0, size=3)
+
+
+def test_slurm_tells_each_task_its_place():
+    slurm = {
+        **{"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "3", "SLURM_STEP_ID": "0"},
+        **{"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"},
+        **{"SLURM_NNODES": "2", "SLURMD_NODENAME": "gpu7", "SLURM_CPUS_PER_TASK": "16"},
+    }
+    environment = rank_environment(slurm)
+    assert {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")} == {
+        "RANK": "5",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "8",
+    }
+    assert (environment["JETMAE_START"], environment["JETMAE_HOST"]) == ("12.3.0", "gpu7")
+    assert environment["OMP_NUM_THREADS"] == "16"
+    first_start_on_one_node = {**slurm, "SLURM_NNODES": "1"}
+    del first_start_on_one_node["SLURM_RESTART_COUNT"]
+    environment = rank_environment(first_start_on_one_node)
+    assert (environment["JETMAE_START"], environment["JETMAE_HOST"]) == ("12.0.0", "127.0.0.1")

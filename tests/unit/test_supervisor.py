@@ -1,0 +1,109 @@
+"""Does the job come back? Pure decisions, and the lines that the batch shell writes for ranks that could not."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from jetmae.run_folder import RunFolder, read_lines
+from jetmae.runtime import supervisor
+from jetmae.runtime.scheduler import cause_of_stop, job_facts
+from jetmae.runtime.supervisor import Ending, cause_of, comes_back
+
+RUNNING = {"JobState": "RUNNING", "Restarts": "0"}
+
+
+def history(*ends: tuple[str, int, int]) -> list[dict]:
+    """Attempts with (cause, step committed before, step committed after)."""
+    lines = []
+    for attempt, (cause, before, after) in enumerate(ends, start=1):
+        lines.append({"event": "start", "attempt": attempt, "committed_step": before})
+        lines.append({"event": "end", "attempt": attempt, "cause": cause, "last_committed_step": after})
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("facts", "restarts", "cause"),
+    [
+        ({"JobState": "RUNNING", "Restarts": "0", "EndTime": "2026-01-01T12:01:00"}, 0, "time_limit"),
+        ({"JobState": "RUNNING", "Restarts": "0", "EndTime": "2026-01-01T18:00:00"}, 0, "preempted"),
+        ({"JobState": "RUNNING", "Restarts": "0", "PreemptTime": "2026-01-01T12:00:00"}, 0, "preempted"),
+        ({"JobState": "COMPLETING", "Restarts": "0"}, 0, "cancelled"),
+        ({"JobState": "COMPLETING", "Restarts": "1"}, 0, "preempted"),
+        ({"JobState": "COMPLETING", "Restarts": "1"}, 1, "cancelled"),
+        ({}, 0, "preempted"),
+    ],
+)
+def test_cause_of_a_stop(facts, restarts, cause):
+    assert cause_of_stop(facts, restarts=restarts, now=datetime(2026, 1, 1, 12, 0, 0)) == cause
+
+
+def test_what_the_ranks_said_counts_unless_they_said_nothing():
+    assert cause_of(Ending(0, RUNNING), said="completed") == "completed"
+    assert cause_of(Ending(75, RUNNING), said="time_limit") == "time_limit"
+    assert cause_of(Ending(137, RUNNING), said=None) == "crashed"
+    assert cause_of(Ending(140, RUNNING), said=None) == "preempted"  # USR2 before our handlers were in place
+    assert cause_of(Ending(143, RUNNING), said=None) == "crashed"  # TERM is what srun sends to a dead rank's peers
+    taken = {**RUNNING, "PreemptTime": "2026-01-01T12:00:00"}
+    assert cause_of(Ending(143, taken), said=None) == "preempted"
+    assert cause_of(Ending(143, RUNNING), said="crashed") == "crashed"  # peers of a crashed rank are ended by TERM
+
+
+def test_a_job_preempted_a_hundred_times_without_progress_comes_back():
+    attempts = history(*[("preempted", 10, 10)] * 100)
+    assert comes_back(Ending(75, RUNNING), "preempted", attempts)[0]
+
+
+@pytest.mark.parametrize("cause", ["crashed", "time_limit"])
+def test_three_fruitless_starts_are_the_end_whatever_lies_between(cause):
+    attempts = history((cause, 10, 10), ("preempted", 10, 10), (cause, 10, 10))
+    assert comes_back(Ending(1, RUNNING), cause, attempts)[0]
+    requeue, reason = comes_back(Ending(1, RUNNING), cause, [*attempts, *history((cause, 10, 10))])
+    assert not requeue
+    assert "3 starts in a row" in reason
+
+
+def test_progress_restores_the_budget():
+    attempts = history(("crashed", 0, 0), ("crashed", 0, 0), ("crashed", 0, 10), ("crashed", 10, 10))
+    assert comes_back(Ending(1, RUNNING), "crashed", attempts)[0]
+
+
+@pytest.mark.parametrize("code", [65, 78])
+def test_bad_data_and_bad_configuration_do_not_come_back(code):
+    assert not comes_back(Ending(code, RUNNING), "crashed", history(("crashed", 0, 0)))[0]
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING"])
+def test_a_job_that_slurm_has_taken_away_is_left_to_slurm(state):
+    assert not comes_back(Ending(75, {"JobState": state}), "preempted", [])[0]
+
+
+@pytest.fixture
+def silent_slurm(monkeypatch):
+    """Outside a cluster: Slurm gives no answer to any question."""
+    monkeypatch.setattr(supervisor, "job_facts", lambda job: {})
+    monkeypatch.setattr(supervisor, "lost_a_node", lambda: False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    requeued = []
+    monkeypatch.setattr(supervisor.subprocess, "run", lambda command, **_: requeued.append(command))
+    return requeued
+
+
+def test_ranks_that_died_at_once_get_their_two_lines_and_three_starts(tmp_path: Path, silent_slurm, monkeypatch):
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7")
+    for restart in range(3):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        assert supervisor.supervise(folder, 137) == 137
+    lines = read_lines(folder.attempts)
+    assert [line["event"] for line in lines] == ["start", "end"] * 3
+    assert [line["attempt"] for line in lines] == [1, 1, 2, 2, 3, 3]
+    assert all("exit code 137" in line["message"] for line in lines if line["event"] == "end")
+    assert silent_slurm == [["scontrol", "requeue", "7"]] * 2
+
+
+def test_facts_are_read_from_scontrols_line(monkeypatch):
+    line = "JobId=5 JobName=a b Restarts=2 JobState=RUNNING TRES=cpu=4,node=2 EndTime=2026-01-01T12:00:00"
+    monkeypatch.setattr("jetmae.runtime.scheduler.ask", lambda *_: line)
+    facts = job_facts("5")
+    assert (facts["Restarts"], facts["JobState"], facts["EndTime"]) == ("2", "RUNNING", "2026-01-01T12:00:00")
