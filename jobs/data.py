@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_simulate(commands.add_parser("simulate", help="make jet images with Pythia 8"))
     _add_convert(commands.add_parser("convert", help="make a dataset from files of jet images"))
-    _add_verify(commands.add_parser("verify", help="check a dataset: hashes, structure, values, labels, duplicates"))
+    _add_verify(commands.add_parser("verify", help="check all bytes and values of a dataset, and what it should hold"))
     _add_stats(commands.add_parser("stats", help="describe a dataset: jets, occupancies, value ranges, sizes"))
     return parser
 
@@ -150,6 +150,11 @@ def _print_conversion(folder: Path, result, *, dropped: bool) -> None:
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Read a whole dataset and print a line for each problem; exit code 65 if there is one. Looked for: a manifest"
+        " that changed; shards missing, not listed, exchanged, or of another size; bytes that differ from those written"
+        " (SHA-256); values that are NaN, infinite or outside their image; labels of no class; jets that occur twice."
+    )
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.set_defaults(command=_verify)
 

@@ -1,9 +1,8 @@
 """`verify` finds every kind of damage and names file and jet; `stats` counts what is there."""
 
-import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,9 +12,9 @@ from source_files import HCAL, Truth, make_truth, ours
 
 from jetmae.data.convert import ConvertOptions, convert
 from jetmae.data.inspect import channel_statistics, dataset_statistics, example_ids, verify_dataset
-from jetmae.data.shards import FORMAT_VERSION, MANIFEST_FORMAT, JetDataset, SparseJets, read_manifest, write_shard
+from jetmae.data.manifest import read_manifest, write_manifest
+from jetmae.data.shards import JetDataset, SparseJets, write_shard
 from jetmae.errors import DataError
-from jetmae.files import write_json
 
 COMMAND = Path(__file__).parents[2] / "jobs" / "data.py"
 
@@ -37,8 +36,7 @@ def rewrite(folder: Path, split: str, number: int, **changes) -> None:
     (folder / old.file).unlink()
     entry = write_shard(folder / old.file, jets, manifest=manifest, tower_channels=old.tower_channels)
     manifest.splits[split][number] = entry
-    header = {"format": MANIFEST_FORMAT, "format_version": FORMAT_VERSION}
-    write_json(folder / "manifest.json", {**header, **asdict(manifest)})
+    write_manifest(folder, manifest)
 
 
 def test_intact_dataset_has_no_problems(folder):
@@ -66,6 +64,13 @@ def test_truncated_and_missing_shards_are_reported_together(folder):
     problems = verify_dataset(folder)
     assert ["train-00000.h5" in problems[0], "test-00000.h5" in problems[1]] == [True, True]
     assert len(problems) == 2
+
+
+def test_renamed_shard_is_missed_and_noticed(folder):
+    (folder / "test-00000.h5").rename(folder / "test-00001.h5")
+    unlisted, missing = verify_dataset(folder)
+    assert unlisted.startswith("test-00001.h5: not in the manifest")
+    assert "test-00000.h5 cannot be read" in missing
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
@@ -138,11 +143,9 @@ def test_duplicates_within_and_between_splits_are_named(tmp_path, mixed_storage)
 
 
 def test_manifest_without_constants_or_names_is_reported(folder):
-    path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    content["normalisation"], content["units"] = {}, ["GeV"]
-    content["splits"]["extra"] = content["splits"]["test"]
-    path.write_text(json.dumps(content))
+    manifest = read_manifest(folder)
+    splits = {**manifest.splits, "extra": manifest.splits["test"]}
+    write_manifest(folder, replace(manifest, normalisation={}, units=("GeV",), splits=splits))
     problems = verify_dataset(folder)
     assert "1 units for 8 channels" in problems[0]
     assert "no normalisation constants of train" in problems[1]

@@ -2,23 +2,16 @@
 
 import json
 import pickle
-from dataclasses import asdict, replace
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from jetmae.data.shards import (
-    FORMAT_VERSION,
-    MANIFEST_FORMAT,
-    JetDataset,
-    Manifest,
-    Shard,
-    SparseJets,
-    read_manifest,
-    write_shard,
-)
+from jetmae.data.manifest import SEAL, Manifest, read_manifest, sealed, write_manifest
+from jetmae.data.shards import ARRAYS, JetDataset, SparseJets, write_shard
 from jetmae.data.sparse import (
     concatenate,
     constant_towers,
@@ -29,7 +22,6 @@ from jetmae.data.sparse import (
     tower_grid,
 )
 from jetmae.errors import DataError
-from jetmae.files import write_json
 
 SHAPE = (3, 10, 15)
 EMPTY = Manifest(SHAPE, ("a", "b", "c"), ("GeV", "cm", "cm"), ("qcd", "top"), 5, {})
@@ -55,9 +47,7 @@ def write_dataset(folder: Path, images: np.ndarray, per_shard: int = 4, tower_ch
         path = folder / f"train-{number:05d}.h5"
         entries.append(write_shard(path, jets, manifest=EMPTY, tower_channels=tuple(tower_channels)))
     manifest = replace(EMPTY, splits={"train": entries})
-    write_json(
-        folder / "manifest.json", {"format": MANIFEST_FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
-    )
+    write_manifest(folder, manifest)
     return manifest
 
 
@@ -127,14 +117,32 @@ def test_jets_come_back_in_the_order_asked_for(tmp_path, tower_channels):
 
 
 def test_written_file_is_aligned_contiguous_and_uncompressed(tmp_path):
-    write_dataset(tmp_path, random_images(4), label=np.zeros(4))
+    (entry,) = write_dataset(tmp_path, random_images(4), label=np.zeros(4)).splits["train"]
     with h5py.File(tmp_path / "train-00000.h5") as file:
-        assert set(file) == {"count", "indptr", "index", "value", "row", "label"}
-        for dataset in file.values():
+        assert set(file) == {"count", "indptr", "index", "value", "row", "label"} == set(entry.offsets)
+        for name, dataset in file.items():
             assert dataset.chunks is None
             assert dataset.compression is None
+            assert dataset.dtype == ARRAYS[name]
+            assert dataset.id.get_offset() == entry.offsets[name]
             assert dataset.id.get_offset() % 4096 == 0 or dataset.nbytes < 4096
             assert len(dataset.attrs["xxh3_64"]) == 16
+
+
+@pytest.mark.parametrize("jets", [2, 100, 2000])
+def test_head_is_all_that_is_not_index_and_value(tmp_path, jets):
+    """HDF5 would scatter its structures between the arrays; what the head's hash vouches for must hold them all."""
+    columns = {name: np.ones(jets) for name in ("label", "mass_gev", "pt_gev")}
+    manifest = replace(EMPTY, channels=tuple(f"channel with quite a long name {number}" for number in range(64)))
+    jets = SparseJets(np.full((jets, 64), 4), np.zeros(jets * 256), np.ones(jets * 256), np.arange(jets), **columns)
+    entry = write_shard(tmp_path / "train-00000.h5", jets, manifest=manifest, tower_channels=())
+    behind = bytearray((tmp_path / "train-00000.h5").read_bytes()[entry.head_bytes :])
+    assert entry.bytes - entry.head_bytes < 2 * 4096 + jets.index.size * 6
+    for name, width in (("index", 2), ("value", 4)):
+        first = entry.offsets[name] - entry.head_bytes
+        assert first >= 0
+        behind[first : first + jets.index.size * width] = bytes(jets.index.size * width)
+    assert not any(behind)
 
 
 def test_same_jets_give_the_same_bytes(tmp_path):
@@ -167,11 +175,12 @@ def reopen(folder: Path) -> JetDataset:
 
 
 def change(folder: Path, edit) -> None:
-    """Edit the manifest as JSON."""
+    """Edit the manifest as JSON, and seal it again as if it had been written so."""
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
+    del content[SEAL]
     edit(content)
-    path.write_text(json.dumps(content))
+    path.write_text(sealed(content))
 
 
 def resize_in_manifest(folder: Path) -> None:
@@ -204,6 +213,17 @@ def test_foreign_manifest_is_refused(tmp_path, edit):
         reopen(tmp_path)
 
 
+@pytest.mark.parametrize("edit", [lambda content: content.update(classes=["top", "qcd"]), lambda content: None])
+def test_manifest_edited_by_hand_is_refused(tmp_path, edit):
+    write_dataset(tmp_path, random_images(4))
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content, indent=2))
+    with pytest.raises(DataError, match=r"manifest\.json is not as it was written"):
+        reopen(tmp_path)
+
+
 def test_manifest_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
@@ -216,46 +236,81 @@ def test_truncated_shard_is_refused_before_it_is_mapped(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"train-00000\.h5 has \d+ bytes, expected \d+"):
         reopen(tmp_path)
-    resize_in_manifest(tmp_path)
-    with pytest.raises(DataError, match="not readable HDF5"):
-        reopen(tmp_path)
     path.unlink()
     with pytest.raises(DataError, match="No such file"):
         reopen(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "replacement", "message"),
+    ("name", "replacement"),
     [
-        ("value", {"chunks": (5,), "compression": "gzip"}, "chunked or compressed"),
-        ("value", {"dtype": "<f8"}, "value is float64, expected <f4"),
-        ("index", None, r"lacks \['index'\]"),
+        ("value", {"chunks": (5,), "compression": "gzip"}),
+        ("value", {"chunks": (5,)}),
+        ("value", {"dtype": "<f8"}),
+        ("value", {"dtype": ">f4"}),
+        ("label", {"dtype": "<f8"}),
+        ("index", None),
     ],
 )
-def test_shard_of_another_layout_is_refused(tmp_path, name, replacement, message):
-    write_dataset(tmp_path, random_images(4))
+def test_shard_of_another_layout_is_refused(tmp_path, name, replacement):
+    """Also if its size is right: it stands in the manifest here."""
+    write_dataset(tmp_path, random_images(4), label=np.array([0, 1, 1, 0]))
     with h5py.File(tmp_path / "train-00000.h5", "a") as file:
         values = file[name][()]
         del file[name]
         if replacement is not None:
             file.create_dataset(name, data=values, **replacement)
     resize_in_manifest(tmp_path)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"train-00000\.h5 is not as it was written"):
         reopen(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "message"), [("count", "counts and indptr disagree"), ("indptr", "disagree")])
-def test_inconsistent_counts_are_refused(tmp_path, name, message):
+def test_shard_with_another_attribute_is_refused(tmp_path):
     write_dataset(tmp_path, random_images(4))
     with h5py.File(tmp_path / "train-00000.h5", "a") as file:
-        file[name][...] = file[name][()] + 1
-    with pytest.raises(DataError, match=message):
+        file.attrs["image_shape"] = (3, 15, 10)
+    resize_in_manifest(tmp_path)
+    with pytest.raises(DataError, match=r"train-00000\.h5 is not as it was written"):
         reopen(tmp_path)
 
 
-def test_label_out_of_range_is_named(tmp_path):
-    write_dataset(tmp_path, random_images(4), label=np.array([0, 1, 5, 0]))
-    with pytest.raises(DataError, match=r"label 5 of source row 102 is out of range, expected 0\.\.1 \(qcd, top\)"):
+@pytest.mark.parametrize("name", ["count", "indptr", "row", "label"])
+def test_changed_counts_and_columns_are_refused(tmp_path, name):
+    write_dataset(tmp_path, random_images(4), label=np.zeros(4))
+    with h5py.File(tmp_path / "train-00000.h5", "a") as file:
+        file[name][...] = file[name][()] + 1
+    with pytest.raises(DataError, match=r"train-00000\.h5 is not as it was written"):
+        reopen(tmp_path)
+
+
+def test_two_shards_of_equal_size_that_changed_places_are_refused(tmp_path):
+    images = random_images(4)
+    write_dataset(tmp_path, np.concatenate([images, images[::-1]]))  # the same number of values in both
+    first, second = (tmp_path / f"train-0000{number}.h5" for number in (0, 1))
+    assert first.stat().st_size == second.stat().st_size
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    with pytest.raises(DataError, match=r"train-00000\.h5 is not as it was written.*another file has its name"):
+        reopen(tmp_path)
+
+
+def test_shard_of_another_dataset_is_refused(tmp_path):
+    """Of equal size, with equal counts and rows: one value in it is another."""
+    for name, image in (("a", random_images(4)), ("b", random_images(4))):
+        (tmp_path / name).mkdir()
+        image[image == image.max()] *= 1 if name == "a" else 2
+        write_dataset(tmp_path / name, image)
+    (tmp_path / "b" / "train-00000.h5").replace(tmp_path / "a" / "train-00000.h5")
+    with pytest.raises(DataError, match=r"a/train-00000\.h5 is not as it was written"):
+        reopen(tmp_path / "a")
+
+
+@pytest.mark.parametrize("label", [-1, 2, 255])
+def test_label_of_no_class_is_named(tmp_path, label):
+    write_dataset(tmp_path, random_images(4), label=np.array([0, 1, label, 0]))
+    expected = rf"label {label} of source row 102 is out of range, expected 0\.\.1 \(qcd, top\)"
+    with pytest.raises(DataError, match=rf"train-00000\.h5: {expected}"):
         reopen(tmp_path)
 
 
@@ -269,11 +324,49 @@ def test_value_that_is_not_finite_is_named_when_gathered(tmp_path):
         dataset.gather(np.arange(4))
 
 
-def test_entry_and_shard_must_agree_on_the_image(tmp_path):
-    manifest = write_dataset(tmp_path, random_images(4))
-    other = replace(manifest, image_shape=(3, 15, 10))
-    with pytest.raises(DataError, match=r"expected \(\(3, 15, 10\)"):
-        Shard(tmp_path / "train-00000.h5", manifest.splits["train"][0], other)
+@pytest.mark.parametrize(("tower_channels", "places"), [((), 150), ((2,), 156)])
+def test_place_outside_the_image_is_named_when_gathered(tmp_path, tower_channels, places):
+    """On the device it would be written into another channel or jet, or kill the context."""
+    images = random_images(4)
+    images[:, 2] = images[:, 2, ::5, ::5].repeat(5, axis=1).repeat(5, axis=2)
+    (entry,) = write_dataset(tmp_path, images, tower_channels=tower_channels).splits["train"]
+    shard = reopen(tmp_path).shards[0]
+    last_of_jet_2 = entry.offsets["index"] + 2 * (int(shard.indptr[3]) - 1)
+    for place in (places - 1, places, 65535):
+        with (tmp_path / "train-00000.h5").open("r+b") as file:
+            file.seek(last_of_jet_2)
+            file.write(place.to_bytes(2, "little"))
+        dataset = reopen(tmp_path)
+        assert dataset.gather(np.array([0, 1, 3])).index.max() < places
+        if place < places:
+            dataset.gather(np.arange(4))
+            continue
+        message = (
+            rf"train-00000\.h5: jet 2 \(source row 102\) has a value at place {place}, expected less than {places}"
+        )
+        with pytest.raises(DataError, match=message):
+            dataset.gather(np.arange(4))
+
+
+@pytest.fixture
+def few_open_files():
+    """A limit that a process may raise by itself."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, few_open_files):
+    write_dataset(tmp_path, random_images(100), per_shard=1)
+    assert len(JetDataset(tmp_path, "train").gather(np.arange(100))) == 100
+
+
+def test_more_shards_than_the_system_allows_open_files(tmp_path, monkeypatch):
+    write_dataset(tmp_path, random_images(4))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    with pytest.raises(DataError, match=r"1 shards need \d+ open files and this system allows 64: .*jets-per-shard"):
+        reopen(tmp_path)
 
 
 def test_entries_can_be_pickled(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jetmae.data.manifest import Manifest
 from jetmae.data.progress import Progress
-from jetmae.data.shards import JetDataset, Manifest, SparseJets
+from jetmae.data.shards import JetDataset, SparseJets
 from jetmae.data.sparse import densify
 from jetmae.errors import DataError
 

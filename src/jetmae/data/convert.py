@@ -21,26 +21,15 @@ from numpy.typing import NDArray
 
 from jetmae.data.compare import compare_with_sources
 from jetmae.data.division import PlannedPart, make_plan
+from jetmae.data.integrity import sha256_of
+from jetmae.data.manifest import Manifest, ShardEntry, write_manifest
 from jetmae.data.normalisation import constants_of_split
 from jetmae.data.output import built_aside, refuse_existing
 from jetmae.data.progress import Progress
-from jetmae.data.shards import (
-    FORMAT_VERSION,
-    MANIFEST_FORMAT,
-    MANIFEST_NAME,
-    MAX_PLACES,
-    Manifest,
-    Shard,
-    ShardEntry,
-    SparseJets,
-    check_labels,
-    sha256_of,
-    write_shard,
-)
+from jetmae.data.shards import MAX_PLACES, Shard, SparseJets, check_labels, write_shard
 from jetmae.data.sources import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.sparse import concatenate, constant_towers, sparsify, store_per_tower, take, tower_grid
 from jetmae.errors import DataError, JetmaeError
-from jetmae.files import write_json
 
 MAX_SHARD_VALUES = 40_000_000  # 240 MB held per split while a shard fills; dense images reach it before jets_per_shard
 BYTES_PER_VALUE, BYTES_PER_JET = 6, 64
@@ -121,8 +110,7 @@ def convert(
             normalisation=_normalisation(folder, entries, manifest),
             provenance=_provenance(sources, plan, source_options, options),
         )
-        content = {"format": MANIFEST_FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
-        write_json(folder / MANIFEST_NAME, content)
+        write_manifest(folder, manifest)
         jets_compared = None
         if verify:
             jets_compared = compare_with_sources(folder, manifest, plan, drop_constant=options.drop_constant)

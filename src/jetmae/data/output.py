@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jetmae.data.shards import MANIFEST_NAME
+from jetmae.data.manifest import MANIFEST_NAME
 from jetmae.errors import JetmaeError
 from jetmae.files import fsync, make_folder
 

@@ -1,4 +1,4 @@
-"""The data folder: manifest, every shard's size and layout, labels.
+"""The data folder: manifest, every shard's size and head, labels.
 
 It takes seconds; `data.py verify`, which looks at every value, takes longer.
 """
@@ -12,7 +12,7 @@ from jetmae.errors import DataError
 
 def check_dataset(folder: Path) -> Iterator[Verdict]:
     """The manifest, then every split as training would open it."""
-    from jetmae.data.shards import read_manifest
+    from jetmae.data.manifest import read_manifest
 
     try:
         manifest = read_manifest(folder)
@@ -32,8 +32,8 @@ def check_split(folder: Path, split: str, manifest) -> Verdict:
         dataset = JetDataset(folder, split, manifest=manifest)
     except DataError as error:
         return _bad(name, error)
-    labelled = dataset.column("label") is not None
-    return ok(name, f"{len(dataset):,} jets in {len(dataset.shards)} shard(s), {'' if labelled else 'not '}labelled")
+    labelled = "" if dataset.is_labelled else "not "
+    return ok(name, f"{len(dataset):,} jets in {len(dataset.shards)} shard(s), {labelled}labelled")
 
 
 def _bad(name: str, error: DataError) -> Verdict:
