@@ -2,17 +2,19 @@
 """Look at runs, and act on their jobs.
 
     python jobs/runs.py list
-    python jobs/runs.py status RUN...        where it is, when it ends, its attempts, what was used and what was lost
+    python jobs/runs.py status RUN...        where it is, when it ends, its attempts, where its time went
     python jobs/runs.py logs RUN [-f]        what it prints; -f follows it across requeues until it is complete
     python jobs/runs.py cancel RUN...        end its job; the command that launched it goes on where it stopped
     python jobs/runs.py requeue RUN          stop its job now and let it start again
     python jobs/runs.py tensorboard [RUN...]
     python jobs/runs.py report RUN...        one HTML page with its pictures, and the comparison as a table
+    python jobs/runs.py goodput [RUN]        how often to save, and what remains of the time, on 8 to 16,384 GPUs
 
 RUN is a run's name or folder; a folder of runs means all of them.
 """
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -23,6 +25,17 @@ from pathlib import Path
 from jetmae.errors import JetmaeError, exit_with_one_line
 
 COMMAND_TIMEOUT_S = 60
+LLAMA_MTBF_GPU_H = 54 * 24 * 16_384 / 419  # arXiv:2407.21783, section 3.3.4: 419 unexpected interruptions in 54 days
+FIGURES = {  # of a goodput simulation: what a run shows, or an option gives
+    "step_s": "an optimizer step",
+    "interval_s": "training between two saves at present",
+    "save_stall_s": "training is held by a save",
+    "save_s": "from the beginning of a save until it is committed",
+    "restore_s": "reading a checkpoint",
+    "start_s": "from the start of a job to its first step, without restoring",
+    "requeue_s": "from the end of a job to its next start",
+    "lost_s": "from the last logged step to the end of a job that failed",
+}
 
 
 def main() -> int | None:
@@ -42,12 +55,18 @@ def main() -> int | None:
     report = _add(commands, "report", write_report, "write report/report.html", runs="+")
     report.add_argument("--out", type=Path, help="folder to write into (default: report/ beside the runs)")
     report.add_argument("--title", help="default: the name of the folder that holds the runs")
+    goodput = _add(commands, "goodput", simulate_goodput, "what failures cost, by number of GPUs", runs="?")
+    for name, meaning in FIGURES.items():
+        option, number = "--" + name.replace("_", "-"), _positive if name in ("step_s", "interval_s") else _seconds
+        goodput.add_argument(option, type=number, metavar="S", help=f"{meaning} (default: measured on RUN)")
+    mtbf_help = "mean time between failures of one GPU, in hours (default: 50,700, Llama 3's on 16,384 GPUs)"
+    goodput.add_argument("--mtbf-gpu-h", type=_positive, metavar="H", help=mtbf_help)
     arguments = parser.parse_args()
     return arguments.do(arguments)
 
 
 def _add(commands, name: str, do, description: str, *, runs: str = "") -> argparse.ArgumentParser:
-    """A subcommand on as many runs as `runs` says: none, "1", "+" or "*"."""
+    """A subcommand on as many runs as `runs` says: none, "1", "?", "+" or "*"."""
     parser = commands.add_parser(name, help=description)
     parser.add_argument("--runs-dir", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # also behind the command
     if runs:
@@ -66,6 +85,23 @@ def _rank(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r}: expected the number of a rank, from 0")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value_s = float(text)
+    except ValueError:
+        value_s = math.nan
+    if not 0 <= value_s < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 0")
+    return value_s
+
+
+def _positive(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return value
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -164,6 +200,35 @@ def write_report(arguments: argparse.Namespace) -> None:
     written = page.write_report(folders, arguments.out or home / "report", title=arguments.title or home.name)
     comparison.print_table(comparison.comparison_table(folders))
     print(f"report: {written}")
+
+
+def simulate_goodput(arguments: argparse.Namespace) -> None:
+    from jetmae.watch.figures import chosen_figures
+    from jetmae.watch.goodput_table import print_goodput
+
+    given_s = {name: getattr(arguments, name) for name in FIGURES}
+    figures = chosen_figures(given_s, figures_of_run(arguments) if arguments.runs else {})
+    typed_h = arguments.mtbf_gpu_h
+    origin = "--mtbf-gpu-h" if typed_h else "Llama 3 405B: 419 unexpected interruptions in 54 days on 16,384 GPUs"
+    print_goodput(figures, 3600 * (typed_h or LLAMA_MTBF_GPU_H), origin)
+
+
+def figures_of_run(arguments: argparse.Namespace) -> dict:
+    """What the run named on the command line has shown.
+
+    Raises:
+        JetmaeError: it has never started.
+    """
+    from jetmae.config import read_experiment
+    from jetmae.watch.figures import measured_figures
+    from jetmae.watch.status import ledger_of, queue_for, status_of
+
+    arguments.runs = [arguments.runs]
+    run = only_run(arguments)
+    ledger = ledger_of(status_of(run, queue_for([run])))
+    if ledger is None:
+        raise JetmaeError(f"{run.root} has never started: expected a run to measure; or give all figures and no RUN")
+    return measured_figures(ledger, checkpoint_steps=read_experiment(run.config).log.checkpoint_steps)
 
 
 def chosen_runs(arguments: argparse.Namespace) -> list:

@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     TRAIN_NOISE = 2
     EVALUATION_NOISE = 3
     SUBSET = 4
+    FAILURES = 5
 
 
 def generator(seed: int, purpose: Purpose, a: int = 0, b: int = 0) -> np.random.Generator:

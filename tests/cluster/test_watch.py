@@ -71,7 +71,7 @@ def test_a_run_is_seen_from_its_submission_to_its_cancellation(training, tmp_pat
         assert listed(training)[2] == "preempted, waiting"
         cluster.cancel(preemptor)
         training.await_steps(2)
-        assert re.search(r"\(\d:\d\d:\d\d of it in the queue\)", fact(training, "time"))
+        assert re.match(r"\d+\.\d s +\d+\.\d+ % ", fact(training, "queued"))
         first, second = type_runs(training, "status", "endless").splitlines()[-2:]
         assert re.match(rf"1 +{training.job_id} +node1 node2 +0:00:\d\d .* preempted ", first)
         assert re.match(rf"2 +{training.job_id} +node1 node2 +0:00:\d\d .* running ", second)

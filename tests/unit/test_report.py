@@ -352,6 +352,26 @@ def test_unfinished_and_unstarted_runs_are_named_as_such(tmp_path: Path) -> None
     assert "Not final: finetune, probe have not finished." in text
 
 
+def test_page_tells_where_the_time_of_each_run_went(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "scratch", "scratch")  # 12 lines, 2 s apart; a step takes 1.28 s
+    untold = make_run(tmp_path / "finetune", "finetune")  # its attempts have no times
+    place = {"attempt": 1, "job_id": None, "hosts": ["here"]}
+    attempts = [
+        {"event": "start", "time_s": 0.0, **place},
+        {"event": "end", "cause": "completed", "time_s": 30.0, **place},
+    ]
+    write_lines(folder / "attempts.jsonl", attempts)
+    save = {"event": "save", "attempt": 1, "step": 12, "stall_s": 3.0, "write_s": 3.0, "outcome": "committed"}
+    write_lines(folder / "timeline.jsonl", [{**save, "time_s": 27.0}])
+    page = read_page(write_report([folder, untold], tmp_path / "out", "Report"))
+    assert "scratch 30.0 s 87.6 % 26.3 s 0 10.0 % 3.0 s 0 2.4 % 0.7 s 0 0 87.6 %" in page.text
+    widths = [float(attributes["style"][7:].split("%")[0]) for tag, attributes in page.tags
+              if tag == "span" and "width: " in attributes.get("style", "")]  # fmt: skip
+    assert widths == pytest.approx([87.6, 0, 10.0, 0, 2.4, 0, 0])
+    alone = read_page(write_report([untold], tmp_path / "alone", "Report"))
+    assert "Where the time went" not in alone.text
+
+
 def test_a_hostile_run_name_stays_text(tmp_path: Path) -> None:
     name = "<script>alert(1)<!--&\"'$x$_{"
     folder = make_run(tmp_path / name, "scratch")

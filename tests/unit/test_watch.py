@@ -1,8 +1,7 @@
-"""What `runs.py` says of a run: its state from folder and queue, and a ledger of its time that adds up."""
+"""What `runs.py` says of a run: its state from folder and queue, its output, and what may be done to its job."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,41 +12,18 @@ from jetmae.errors import JetmaeError
 from jetmae.run_folder import RunFolder
 from jetmae.watch import slurm_jobs, status
 from jetmae.watch.board import command, named, ssh_line
-from jetmae.watch.ledger import make_ledger
 from jetmae.watch.logs import Reader, follow, log_files
 from jetmae.watch.records import readable_lines
 from jetmae.watch.slurm_jobs import JobStart, QueuedJob
 from jetmae.watch.status import queue_for, status_of
 from tests.conftest import PROJECT, type_command
+from tests.unit.run_records import end, start, steps, write_lines
 
 CONFIG = """task: pretrain
 data: {path: /nowhere}
 optim: {steps: 100}
 """
 RUNNING, PENDING = QueuedJob("RUNNING", "None", 0.0), QueuedJob("PENDING", "Priority", 0.0)
-
-
-def start(attempt: int, time_s: float, **more: object) -> dict:
-    hosts = [socket.gethostname()]
-    return {"event": "start", "attempt": attempt, "job_id": "7", "world_size": 2, "hosts": hosts, "time_s": time_s,
-            **more}  # fmt: skip
-
-
-def end(attempt: int, time_s: float, cause: str, **more: object) -> dict:
-    return {**start(attempt, time_s), "event": "end", "cause": cause, "message": None, **more}
-
-
-def steps(attempt: int, first: int, last: int, *, at_s: float, pace_s: float = 1.0) -> list[dict]:
-    """Train lines of the steps first..last, the first one at `at_s`."""
-    return [
-        {"split": "train", "step": step, "loss": 1 / step, "jets_per_s": 80.0, "attempt": attempt,
-         "time_s": at_s + (step - first) * pace_s}
-        for step in range(first, last + 1)
-    ]  # fmt: skip
-
-
-def write_lines(path: Path, lines: list[dict]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -124,65 +100,6 @@ def test_step_pace_and_eta(run):
     assert (found.step, found.total_steps, found.starts) == (20, 100, 2)
     assert (found.eta_s, found.jets_per_s, found.loss) == (160.0, 80.0, 1 / 20)
     assert status_of(run, {"7": PENDING}).eta_s is None
-
-
-# -- the ledger --------------------------------------------------------------------------------------------------------
-
-
-def test_the_parts_of_the_ledger_add_up_to_the_wall_time():
-    events = [
-        start(1, 100.0),  # saves at its end
-        end(1, 120.0, "preempted", resumed_step=0, last_committed_step=15),
-        start(2, 200.0),  # killed: nobody writes its end; the next start tells what it had committed
-        start(3, 300.0),  # dies before its first step
-        end(3, 307.0, "crashed", message="RuntimeError:\n two lines"),
-        start(4, 400.0),
-        end(4, 430.0, "completed", resumed_step=20, last_committed_step=40),
-    ]
-    lines = [*steps(1, 1, 15, at_s=104.0), *steps(2, 16, 28, at_s=205.0), *steps(4, 21, 40, at_s=406.0)]
-    ledger = make_ledger(events, lines, submitted_at_s=90.0, newest_commit=40)
-    first, second, third, fourth = ledger.attempts
-
-    assert ledger.wall_s == 430.0 - 90.0
-    assert ledger.kept_s + ledger.lost_s + ledger.waited_s == pytest.approx(ledger.wall_s)
-    assert [attempt.ran_s for attempt in ledger.attempts] == [20.0, 17.0, 7.0, 30.0]
-    assert [attempt.waited_s for attempt in ledger.attempts] == [10.0, 80.0, 83.0, 93.0]
-    assert [(a.resumed_step, a.reached_step, a.committed_step) for a in ledger.attempts] == [
-        (0, 15, 15), (15, 28, 20), (20, 20, 20), (20, 40, 40)
-    ]  # fmt: skip
-    assert [attempt.lost_steps for attempt in ledger.attempts] == [0, 8, 0, 0]
-    assert (first.lost_s, fourth.lost_s) == (0.0, 0.0)
-    assert second.lost_s == 217.0 - 209.0  # from step 20, which was kept, to its last sign of life
-    assert third.lost_s == third.ran_s  # no commit
-    assert (second.cause, third.message) == ("lost", "RuntimeError: two lines")
-    assert ledger.used_rank_hours == 2 * 74.0 / 3600
-    assert ledger.lost_rank_hours == 2 * 15.0 / 3600
-    assert ledger.queued_s is None
-
-
-def test_queue_times_come_from_slurm_one_per_start_of_the_job():
-    events = [start(1, 100.0), end(1, 120.0, "preempted"), start(2, 200.0)]
-    starts = [JobStart(50.0, 95.0, 122.0, 4), JobStart(122.0, 190.0, None, 4), JobStart(250.0, 300.0, None, 4)]
-    ledger = make_ledger(events, [], now_s=210.0, submitted_at_s=51.0, job_starts={"7": starts})
-    assert [(attempt.queued_s, attempt.num_gpus) for attempt in ledger.attempts] == [(45.0, 4), (68.0, 4)]
-    assert ledger.wall_s == 210.0 - 50.0
-    assert ledger.kept_s + ledger.lost_s + ledger.waited_s == pytest.approx(ledger.wall_s)
-
-
-def test_a_running_attempt_has_lost_nothing_yet():
-    lines = steps(1, 1, 30, at_s=105.0)
-    ledger = make_ledger([start(1, 100.0)], lines, now_s=140.0, newest_commit=20)
-    (only,) = ledger.attempts
-    assert (only.cause, only.lost_s, only.lost_steps, only.committed_step) == ("running", 0.0, 0, 20)
-    (killed,) = make_ledger([start(1, 100.0)], lines, newest_commit=20).attempts
-    assert (killed.cause, killed.lost_s, killed.lost_steps) == ("lost", 10.0, 10)
-
-
-def test_clocks_of_two_nodes_may_differ():
-    events = [start(1, 100.0), end(1, 120.0, "preempted"), start(2, 119.0), end(2, 150.0, "completed")]
-    ledger = make_ledger(events, [])
-    assert [attempt.waited_s for attempt in ledger.attempts] == [0.0, 0.0]
-    assert ledger.kept_s + ledger.lost_s + ledger.waited_s == pytest.approx(ledger.wall_s) == 50.0
 
 
 # -- files that are being written --------------------------------------------------------------------------------------
@@ -335,5 +252,5 @@ def test_tensorboard_listens_on_loopback_only_and_names_the_runs():
 
 def test_help_names_every_command():
     printed = subprocess.run([sys.executable, PROJECT / "jobs" / "runs.py", "--help"], capture_output=True, text=True)
-    for name in ("list", "status", "logs", "cancel", "requeue", "tensorboard", "report"):
+    for name in ("list", "status", "logs", "cancel", "requeue", "tensorboard", "report", "goodput"):
         assert f"runs.py {name}" in printed.stdout

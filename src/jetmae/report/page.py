@@ -31,9 +31,22 @@ from jetmae.report.comparison import (
     print_table,
 )
 from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
+from jetmae.run_folder import RunFolder
+from jetmae.watch.parts import Parts
+from jetmae.watch.status import ledger_of, queue_for, status_of
+from jetmae.watch.tables import percent, short_duration
 
 __all__ = ["Row", "comparison_table", "print_table", "write_report"]
 
+PART_COLOUR = {  # Okabe and Ito's, which the colour-blind can tell apart
+    "productive": "#009E73",
+    "replayed": "#E69F00",
+    "saving": "#56B4E9",
+    "restoring": "#0072B2",
+    "starting": "#CC79A7",
+    "queued": "#999999",
+    "lost": "#D55E00",
+}
 _ENERGY_CHANNELS = ("pt", "ecal", "hcal")
 
 
@@ -99,6 +112,8 @@ def page_content(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "classification": _classification(runs),
         "confusion": _confusion(runs),
         "pretraining": [_pretraining(run, row) for run, row in zip(runs, rows, strict=True) if run.kind == "pretrain"],
+        "parts": PART_COLOUR,
+        "times": _times(runs),
         "setup": [_setup(run, row) for run, row in zip(runs, rows, strict=True)],
     }
 
@@ -229,6 +244,27 @@ def unit_notes(found: Reconstruction | None) -> list[str]:
     return [f"Not in GeV: {names}. Images scaled per sample: absolute GeV is lost, so closure in GeV is not defined."]
 
 
+def _times(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Where the time of each run went, as far as it has started: seconds and share per part."""
+    folders = [RunFolder(run.folder) for run in runs]
+    queue = queue_for(folders)
+    ledgers = [ledger_of(status_of(folder, queue)) for folder in folders]
+    return [_time(run, ledger.parts) for run, ledger in zip(runs, ledgers, strict=True) if ledger]
+
+
+def _time(run: Run, parts: Parts) -> dict[str, Any]:
+    shown = [
+        {"name": name, "time": short_duration(part_s), "share": share, "percent": percent(share)}
+        for name, part_s, share in parts.shown()
+    ]
+    return {
+        "name": run.name,
+        "wall": short_duration(parts.wall_s),
+        "outside_queue": percent(parts.goodput_outside_queue),
+        "parts": shown,
+    }
+
+
 def _setup(run: Run, row: Row) -> dict[str, Any]:
     data = run.config.get("data") or {}
     train = run.last("train")
@@ -240,17 +276,10 @@ def _setup(run: Run, row: Row) -> dict[str, Any]:
         "data_path": data.get("path", MISSING),
         "transform": data.get("transform", MISSING),
         "epochs": f"{train['epoch']:g}" if isinstance(train.get("epoch"), int | float) else MISSING,
-        "duration": _duration(run),
+        "speed": f"{train['jets_per_s']:.0f} jets/s" if train.get("jets_per_s") is not None else MISSING,
         "attempts": _attempts(run),
         "config_text": run.config_text,
     }
-
-
-def _duration(run: Run) -> str:
-    """Wall time that the metrics cover, and the last speed."""
-    seconds, speed = run.last("train").get("time_s"), run.last("train").get("jets_per_s")
-    parts = [f"{seconds:.0f} s" if seconds is not None else "", f"{speed:.0f} jets/s" if speed is not None else ""]
-    return ", ".join(part for part in parts if part) or MISSING
 
 
 def _attempts(run: Run) -> str:

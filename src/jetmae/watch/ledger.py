@@ -1,45 +1,59 @@
-"""Where a run's time went: what was kept, what was lost and done again, what was spent waiting and starting.
+"""A run's attempts, and where its time went.
 
-Pure functions of what attempts.jsonl, metrics.jsonl and Slurm's accounting say. The parts add up to the wall time
-between the first submission and the end of the last attempt.
+Pure functions of what attempts.jsonl, metrics.jsonl, timeline.jsonl, launch.json and Slurm's accounting say. The parts
+add up to the wall time: from the first submission to the end of the last attempt, or to now while it runs.
+
+Where the records are silent:
+
+- An attempt that nobody saw ending ended when Slurm's accounting says; without that, at its last sign of life.
+- Between the end of an attempt and the next start of a job the run is queued, also when it was in no queue but waited
+  for a person, who came at the time of launch.json: nothing ran.
+- What then lies before an attempt's first record is starting. Of a job that Slurm says nothing of, all of it counts as
+  queued; of a local run, which knows no queue, as starting from the moment it was launched.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from jetmae.watch.breakdown import Course, Span, breakdown
+from jetmae.watch.parts import Parts
 from jetmae.watch.slurm_jobs import JobStart
+from jetmae.watch.trace import Trace, traces_of, typical_step_s
 
 CLOCK_SKEW_S = 2.0  # between the node that writes a record and the controller
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One start of a run. `waited_s` lies between the end before it, or the submission, and its first record."""
+    """One start of a run. `parts` go from the end of the attempt before, or the first submission, to its own end."""
 
-    number: int
-    job_id: str | None
-    hosts: tuple[str, ...]
-    num_ranks: int
+    trace: Trace
+    course: Course
     num_gpus: int  # as Slurm gave them; 0 where it does not say
-    started_at_s: float
     ended_at_s: float
-    cause: str  # or `running`, or `lost` where nobody was left to write why
-    message: str
-    resumed_step: int
-    reached_step: int
-    committed_step: int
-    waited_s: float
-    queued_s: float | None  # the part of waited_s in Slurm's queue; None: Slurm does not say
-    lost_s: float
+    parts: Parts
 
     @property
     def ran_s(self) -> float:
-        return self.ended_at_s - self.started_at_s
+        return self.ended_at_s - self.trace.started_at_s
+
+    @property
+    def rank_hours(self) -> float:
+        return self.trace.num_ranks * self.ran_s / 3600
+
+    @property
+    def wasted_rank_hours(self) -> float:
+        """What no commit came of, and the steps that were done again because of an earlier failure."""
+        return self.trace.num_ranks * (self.parts.lost_s + self.parts.replayed_s) / 3600
+
+    @property
+    def failed(self) -> bool:
+        return not self.trace.runs and not self.course.ended_in_a_commit
 
     @property
     def lost_steps(self) -> int:
         """Steps that have to be done again."""
-        return 0 if self.cause == "running" else max(0, self.reached_step - self.committed_step)
+        return 0 if self.trace.runs else max(0, self.course.reached - self.course.committed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,170 +61,105 @@ class Ledger:
     attempts: tuple[Attempt, ...]
 
     @property
-    def wall_s(self) -> float:
-        """From the first submission to the end of the last attempt, or to now while it runs."""
-        first, last = self.attempts[0], self.attempts[-1]
-        return last.ended_at_s - (first.started_at_s - first.waited_s)
+    def parts(self) -> Parts:
+        return sum((attempt.parts for attempt in self.attempts), Parts())
 
     @property
-    def kept_s(self) -> float:
-        return sum(attempt.ran_s - attempt.lost_s for attempt in self.attempts)
+    def rank_hours(self) -> float:
+        return sum(attempt.rank_hours for attempt in self.attempts)
 
     @property
-    def lost_s(self) -> float:
-        return sum(attempt.lost_s for attempt in self.attempts)
-
-    @property
-    def waited_s(self) -> float:
-        return sum(attempt.waited_s for attempt in self.attempts)
-
-    @property
-    def queued_s(self) -> float | None:
-        known = [attempt.queued_s for attempt in self.attempts if attempt.queued_s is not None]
-        return sum(known) if known else None
-
-    @property
-    def used_rank_hours(self) -> float:
-        return sum(attempt.num_ranks * attempt.ran_s for attempt in self.attempts) / 3600
-
-    @property
-    def lost_rank_hours(self) -> float:
-        return sum(attempt.num_ranks * attempt.lost_s for attempt in self.attempts) / 3600
+    def wasted_rank_hours(self) -> float:
+        return sum(attempt.wasted_rank_hours for attempt in self.attempts)
 
 
 def make_ledger(
     events: Iterable[dict],
     train_lines: Iterable[dict],
+    timeline: Iterable[dict] = (),
     *,
-    submitted_at_s: float | None = None,
+    launches_s: Sequence[float] = (),
     now_s: float | None = None,
     newest_commit: int = 0,
     job_starts: Mapping[str, list[JobStart]] | None = None,
 ) -> Ledger:
     """The attempts of a run.
 
-    `now_s` is given while the last one runs; `newest_commit` is the newest checkpoint in the run folder.
+    `launches_s` are the times at which somebody started or submitted it; `now_s` is given while the last attempt runs;
+    `newest_commit` is the newest checkpoint in the run folder.
     """
-    records = _records(list(events), list(train_lines))
-    if records and now_s is not None:
-        records[-1].runs = records[-1].end is None
-    known = job_starts or {}
-    jobs = [_job_start(known.get(str(record.start.get("job_id")), []), record.started_at_s) for record in records]
-    ends_s = _ends_s(records, now_s)
-    before_s = [_first_submission(submitted_at_s, jobs[0], records[0].started_at_s), *ends_s] if records else []
-    rows = zip(records, jobs, _steps(records, newest_commit), before_s, ends_s, strict=False)
-    return Ledger(attempts=tuple(_attempt(*row) for row in rows))
+    train_lines = list(train_lines)
+    traces = traces_of(events, train_lines, timeline)
+    if not traces:
+        return Ledger(attempts=())
+    if now_s is not None:
+        traces[-1].runs = traces[-1].end is None
+    jobs = [_job_start(trace, job_starts or {}) for trace in traces]
+    spans = _spans(traces, jobs, launches_s, now_s)
+    courses = _courses(traces, newest_commit)
+    step_s = typical_step_s(train_lines)
+    rows = zip(traces, jobs, spans, courses, strict=True)
+    return Ledger(attempts=tuple(_attempt(*row, step_s) for row in rows))
 
 
-@dataclass
-class _Record:
-    """What was written of one attempt. The end may be missing; in place of a torn start stands the end."""
-
-    start: dict
-    end: dict | None
-    lines: list[dict] = field(default_factory=list)  # of training
-    runs: bool = False
-
-    @property
-    def started_at_s(self) -> float:
-        return self.start["time_s"]
-
-    def step(self, name: str) -> int | None:
-        """A step that one of its lines tells."""
-        values = [line[name] for line in (self.start, self.end or {}) if line.get(name) is not None]
-        return values[-1] if values else None
-
-
-def _records(events: list[dict], train_lines: list[dict]) -> list[_Record]:
-    records: list[_Record] = []
-    for line in (line for line in events if "time_s" in line):
-        if line.get("event") == "start":
-            records.append(_Record(line, None))
-        elif records and records[-1].end is None:
-            records[-1].end = line
-        else:
-            records.append(_Record(line, line))
-    for line in train_lines:
-        owner = next((record for record in reversed(records) if record.started_at_s <= line["time_s"]), None)
-        if owner:
-            owner.lines.append(line)
-    return records
-
-
-def _ends_s(records: list[_Record], now_s: float | None) -> list[float]:
-    """When each attempt ended: before the next one began, whatever the clocks of their nodes say."""
-    following_s = [*(record.started_at_s for record in records[1:]), float("inf")]
-    return [min(_end_s(record, now_s), next_s) for record, next_s in zip(records, following_s, strict=False)]
-
-
-def _end_s(record: _Record, now_s: float | None) -> float:
-    """As recorded; or now, while it runs; or its last sign of life."""
-    if record.runs and now_s is not None:
-        return max(record.started_at_s, now_s)
-    last = record.end or (record.lines[-1] if record.lines else record.start)
-    return max(record.started_at_s, last["time_s"])
-
-
-def _steps(records: list[_Record], newest_commit: int) -> list[tuple[int, int]]:
-    """(resumed, committed) of each attempt. What a killed one committed, the next one's start tells."""
-    committed: list[int] = []
-    after = newest_commit
-    for record in reversed(records):
-        own, resumed = record.step("last_committed_step"), record.step("resumed_step")
-        committed.insert(0, after if own is None else own)
-        after = committed[0] if resumed is None else resumed
-    resumed_steps = [record.step("resumed_step") for record in records]
-    begins = [before if step is None else step for step, before in zip(resumed_steps, [0, *committed], strict=False)]
-    return list(zip(begins, committed, strict=True))
-
-
-def _job_start(starts: list[JobStart], attempt_started_at_s: float) -> JobStart | None:
+def _job_start(trace: Trace, job_starts: Mapping[str, list[JobStart]]) -> JobStart | None:
     """The start of a job that led to an attempt: the last one before the attempt's first record."""
-    before = [start for start in starts if start.started_at_s <= attempt_started_at_s + CLOCK_SKEW_S]
+    starts = job_starts.get(str(trace.job_id), [])
+    before = [start for start in starts if start.started_at_s <= trace.started_at_s + CLOCK_SKEW_S]
     return before[-1] if before else None
 
 
-def _first_submission(recorded_at_s: float | None, job: JobStart | None, started_at_s: float) -> float:
-    submitted_at_s = job.submitted_at_s if job else recorded_at_s
-    return started_at_s if submitted_at_s is None else min(submitted_at_s, started_at_s)
+def _spans(
+    traces: list[Trace], jobs: list[JobStart | None], launches_s: Sequence[float], now_s: float | None
+) -> list[Span]:
+    """Each attempt ends before the next one begins, whatever the clocks of their nodes say."""
+    next_s = [*(trace.started_at_s for trace in traces[1:]), float("inf")]
+    ends_s = [min(_end_s(*row, now_s), limit_s) for *row, limit_s in zip(traces, jobs, next_s, strict=True)]
+    begins_s = [_first_submission_s(traces[0], jobs[0], launches_s), *ends_s[:-1]]
+    queued_s = [_queued_until_s(*row, launches_s) for row in zip(traces, jobs, begins_s, strict=True)]
+    return [Span(*row) for row in zip(begins_s, queued_s, ends_s, strict=True)]
 
 
-def _attempt(
-    record: _Record, job: JobStart | None, steps: tuple[int, int], before_s: float, ended_at_s: float
-) -> Attempt:
-    start, end = record.start, record.end or {}
-    resumed, committed = steps
-    waited_s = record.started_at_s - before_s
-    cause = "running" if record.runs else end.get("cause") or "lost"
-    return Attempt(
-        number=start.get("attempt", 0),
-        job_id=start.get("job_id"),
-        hosts=tuple(dict.fromkeys(start.get("hosts") or ())),
-        num_ranks=start.get("world_size") or 1,
-        num_gpus=job.num_gpus if job else 0,
-        started_at_s=record.started_at_s,
-        ended_at_s=ended_at_s,
-        cause=cause,
-        message=" ".join(str(end.get("message") or "").split()),
-        resumed_step=resumed,
-        reached_step=max((line["step"] for line in record.lines), default=resumed),
-        committed_step=committed,
-        waited_s=waited_s,
-        queued_s=min(max(0.0, job.started_at_s - job.submitted_at_s), waited_s) if job else None,
-        lost_s=0.0 if cause in ("running", "completed") else _lost_s(record, resumed, committed, ended_at_s),
-    )
+def _end_s(trace: Trace, job: JobStart | None, now_s: float | None) -> float:
+    if trace.runs and now_s is not None:
+        return max(trace.started_at_s, now_s)
+    if trace.end is not None and not trace.was_silent:
+        return max(trace.started_at_s, trace.end["time_s"])
+    accounted_s = job.ended_at_s if job and job.ended_at_s else 0.0
+    return max(accounted_s, trace.last_sign_of_life_s())
 
 
-def _lost_s(record: _Record, resumed: int, committed: int, ended_at_s: float) -> float:
-    """All of an attempt that committed nothing; of another, the time after the last committed step was done.
+def _first_submission_s(trace: Trace, job: JobStart | None, launches_s: Sequence[float]) -> float:
+    return min([*launches_s, *([job.submitted_at_s] if job else []), trace.started_at_s])
 
-    A save at the very end loses nothing: no step comes after it.
-    """
-    if committed <= resumed:
-        return ended_at_s - record.started_at_s
-    if all(line["step"] <= committed for line in record.lines):
-        return 0.0
-    kept_until_s = max(
-        (line["time_s"] for line in record.lines if line["step"] <= committed), default=record.started_at_s
-    )
-    return ended_at_s - min(kept_until_s, ended_at_s)
+
+def _queued_until_s(trace: Trace, job: JobStart | None, begin_s: float, launches_s: Sequence[float]) -> float:
+    """When the job of an attempt started, or when a local run was launched."""
+    if job:
+        return min(job.started_at_s, trace.started_at_s)
+    if trace.job_id:
+        return trace.started_at_s
+    return max([begin_s, *(launch_s for launch_s in launches_s if launch_s <= trace.started_at_s)])
+
+
+def _courses(traces: list[Trace], newest_commit: int) -> list[Course]:
+    """What the steps of each attempt were; a killed one's last commit is told by the next one's start."""
+    committed: list[int] = []
+    after = newest_commit
+    for trace in reversed(traces):
+        committed.insert(0, after if trace.committed_step is None else trace.committed_step)
+        after = committed[0] if trace.resumed_step is None else trace.resumed_step
+    courses: list[Course] = []
+    for trace, own, before in zip(traces, committed, [0, *committed], strict=False):
+        resumed = before if trace.resumed_step is None else trace.resumed_step
+        reached = max([resumed, own, *(mark.step for mark in trace.marks())])
+        good = trace.cause == "completed" or (trace.left_by_itself and own >= reached > resumed)
+        done_before = max((course.reached for course in courses), default=0)
+        courses.append(Course(resumed, reached, own, done_before, good))
+    return courses
+
+
+def _attempt(trace: Trace, job: JobStart | None, span: Span, course: Course, step_s: float | None) -> Attempt:
+    parts = breakdown(trace, span, course, step_s)
+    num_gpus = job.num_gpus if job else 0
+    return Attempt(trace=trace, course=course, num_gpus=num_gpus, ended_at_s=span.end_s, parts=parts)

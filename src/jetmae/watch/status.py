@@ -83,13 +83,19 @@ def ledger_of(status: RunStatus) -> Ledger | None:
     jobs = {str(line["job_id"]) for line in events if line.get("job_id")}
     ledger = make_ledger(
         events,
-        _train_lines(readable_lines(run.metrics)),
-        submitted_at_s=_launched_at_s(run),
+        train_lines_of(run),
+        readable_lines(run.timeline),
+        launches_s=_launches_s(run),
         now_s=time.time() if status.state == "running" else None,
         newest_commit=_newest_commit(run),
         job_starts={job: starts for job in jobs if (starts := starts_of(job)) is not None},
     )
     return ledger if ledger.attempts else None
+
+
+def train_lines_of(run: RunFolder) -> list[dict]:
+    """Every line about a step of training, steps that were done twice in both versions."""
+    return _train_lines(readable_lines(run.metrics))
 
 
 def job_of(run: RunFolder, events: list[dict]) -> str | None:
@@ -176,6 +182,12 @@ def _eta_s(recent: list[dict], total_steps: int | None) -> float | None:
         return None
     pace_s = (recent[-1]["time_s"] - recent[0]["time_s"]) / steps
     return max(0, total_steps - recent[-1]["step"]) * pace_s
+
+
+def _launches_s(run: RunFolder) -> list[float]:
+    """Whenever somebody started or submitted the run, as far as launch.json knows."""
+    last_s = _launched_at_s(run)
+    return read_object(run.launch).get("launches_s") or ([] if last_s is None else [last_s])
 
 
 def _launched_at_s(run: RunFolder) -> float | None:

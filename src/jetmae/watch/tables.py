@@ -8,10 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jetmae.watch.ledger import Attempt, Ledger
+from jetmae.watch.parts import Parts
 from jetmae.watch.status import RunStatus
 
 PIPE_WIDTH = 2000  # columns where no terminal says how wide it is
 NOTHING = "-"
+BAR_WIDTH = 40  # characters
+EIGHTHS = " ▏▎▍▌▋▊▉"  # of a character
 
 
 def print_list(rows: list[tuple[str, str, RunStatus]]) -> None:
@@ -29,7 +32,7 @@ def print_list(rows: list[tuple[str, str, RunStatus]]) -> None:
             str(status.starts),
             status.job_id or NOTHING,
         )
-    _console().print(table)
+    console().print(table)
 
 
 def print_status(name: str, task: str, status: RunStatus, ledger: Ledger | None) -> None:
@@ -44,11 +47,13 @@ def print_status(name: str, task: str, status: RunStatus, ledger: Ledger | None)
     }
     if ledger:
         facts |= _times(ledger)
-    console = _console()
+    out = console()
     for fact, text in facts.items():
-        console.print(f"{fact:<12}{text}", soft_wrap=True)
+        out.print(f"{fact:<12}{text}", soft_wrap=True)
     if ledger:
-        console.print(_attempts(ledger))
+        out.print(_parts(ledger.parts))
+        out.print()
+        out.print(_attempts(ledger))
 
 
 def progress(status: RunStatus) -> str:
@@ -62,8 +67,32 @@ def duration(seconds: float | None) -> str:
     return NOTHING if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
+def short_duration(seconds: float) -> str:
+    """Tenths of a second where they matter."""
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+
+
+def percent(share: float) -> str:
+    """With more digits close to nothing and to all, where they count: 0.04 %, 97.1 %, 99.93 %."""
+    return f"{100 * share:.2f} %" if min(share, 1 - share) < 0.01 else f"{100 * share:.1f} %"
+
+
+def bar(share: float) -> str:
+    """The share as a length; whatever is there is seen."""
+    eighths = max(1, round(share * BAR_WIDTH * len(EIGHTHS)))
+    whole, rest = divmod(eighths, len(EIGHTHS))
+    return "\N{FULL BLOCK}" * whole + (EIGHTHS[rest] if rest else "")
+
+
 def rate(per_s: float | None) -> str:
     return NOTHING if per_s is None else f"{per_s:.0f}"
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    # A message may hold brackets, which are no markup here; a pipe gets whole lines.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
 def _state(status: RunStatus) -> str:
@@ -83,13 +112,23 @@ def _where(status: RunStatus) -> str:
 
 def _times(ledger: Ledger) -> dict[str, str]:
     unit = "GPU-hours" if any(attempt.num_gpus for attempt in ledger.attempts) else "rank-hours"  # a rank has one
-    waited = f"{duration(ledger.waited_s)} waiting and starting"
-    queued = "" if ledger.queued_s is None else f" ({duration(ledger.queued_s)} of it in the queue)"
-    parts = f"{duration(ledger.kept_s)} kept + {duration(ledger.lost_s)} lost + {waited}{queued}"
+    parts = ledger.parts
+    running = f", {percent(parts.goodput_outside_queue)} while anything ran" if parts.queued_s else ""
     return {
-        "time": f"{duration(ledger.wall_s)} = {parts}",
-        unit: f"{ledger.used_rank_hours:.3g} used, {ledger.lost_rank_hours:.2g} of them lost",
+        unit: f"{ledger.rank_hours:.3g} used, {ledger.wasted_rank_hours:.2g} of them lost or replayed",
+        "time": f"{duration(parts.wall_s)} since the first submission, goodput {percent(parts.goodput)}{running}",
     }
+
+
+def _parts(parts: Parts) -> Table:
+    """Where the time went; what took none is left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ({}, {"justify": "right"}, {"justify": "right"}, {}):
+        table.add_column(**column)
+    for name, seconds, share in parts.shown():
+        if seconds > 0:
+            table.add_row(f"{name:<11}", short_duration(seconds), percent(share), bar(share))
+    return table
 
 
 def _attempts(ledger: Ledger) -> Table:
@@ -103,20 +142,20 @@ def _attempts(ledger: Ledger) -> Table:
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
     return (
-        str(attempt.number),
-        attempt.job_id or NOTHING,
-        " ".join(attempt.hosts),
-        duration(attempt.queued_s),
+        str(attempt.trace.number),
+        attempt.trace.job_id or NOTHING,
+        " ".join(attempt.trace.hosts),
+        duration(attempt.parts.queued_s),
         duration(attempt.ran_s),
-        str(attempt.resumed_step),
-        str(attempt.committed_step),
-        f"{attempt.lost_steps} steps" if attempt.lost_steps else duration(attempt.lost_s) if attempt.lost_s else "0",
-        attempt.cause.replace("_", " "),
-        attempt.message or NOTHING,
+        str(attempt.course.resumed),
+        str(attempt.course.committed),
+        _lost(attempt),
+        attempt.trace.cause.replace("_", " "),
+        attempt.trace.message or NOTHING,
     )
 
 
-def _console() -> Console:
-    # A message may hold brackets, which are no markup here; a pipe gets whole lines.
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(markup=False, highlight=False, emoji=False, width=width)
+def _lost(attempt: Attempt) -> str:
+    steps = [f"{attempt.lost_steps} steps"] if attempt.lost_steps else []
+    time = [short_duration(attempt.parts.lost_s)] if attempt.parts.lost_s else []
+    return ", ".join([*steps, *time]) or "0"

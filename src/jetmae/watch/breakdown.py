@@ -1,0 +1,82 @@
+"""What the time of one attempt went into, from its signs of life.
+
+Steps are seen where something was written of them: at the lines of metrics.jsonl, which come every log.every_steps
+steps, and where a save begins. What was done after the last sign is booked as lost; so it is not replayed, but done for
+the first time, when the next attempt comes to it.
+"""
+
+from dataclasses import dataclass
+
+from jetmae.watch.parts import Parts, Stopwatch
+from jetmae.watch.trace import Mark, Trace
+
+
+@dataclass(frozen=True)
+class Span:
+    """From the end of the attempt before, or the first submission, to the end of this one."""
+
+    begin_s: float
+    queued_until_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """Steps: where an attempt began, how far it came, what it left behind, and how far any attempt before it came."""
+
+    resumed: int
+    reached: int
+    committed: int
+    done_before: int
+    ended_in_a_commit: bool
+
+
+def breakdown(trace: Trace, span: Span, course: Course, step_s: float | None) -> Parts:
+    """The parts of a span.
+
+    The first step is taken to have begun `step_s`, the time of a typical one, before it was done: what it took longer
+    was starting.
+    """
+    watch = Stopwatch(span.begin_s, span.end_s)
+    watch.until(span.queued_until_s, "queued_s")
+    watch.until(trace.started_at_s, "starting_s")
+    for line in trace.restores:
+        watch.until(line["time_s"] - line["duration_s"], "starting_s")
+        watch.until(line["time_s"], "restoring_s")
+    marks = _marks(trace, span, course)
+    if marks and marks[0].step > course.resumed and step_s is not None:
+        watch.until(marks[0].done_at_s - step_s * (marks[0].step - course.resumed), "starting_s")
+    for before, mark in zip([course.resumed, *(mark.step for mark in marks)], marks, strict=False):
+        _book_steps(watch, before, mark, course.done_before)
+        watch.until(mark.held_until_s, "saving_s")
+    watch.until(span.end_s, _rest(trace, marks, course.done_before))
+    return watch.parts()
+
+
+def _marks(trace: Trace, span: Span, course: Course) -> list[Mark]:
+    """The signs of life of an attempt; a good end is one more."""
+    end = [Mark(course.reached, span.end_s, span.end_s)] if course.ended_in_a_commit else []
+    return [*trace.marks(), *end]
+
+
+def _book_steps(watch: Stopwatch, first: int, mark: Mark, done_before: int) -> None:
+    """The time since the sign before it, for the steps from `first` to the mark's; they are taken as equally long."""
+    steps = mark.step - first
+    if steps <= 0:  # a validation, or the closing of the run
+        watch.until(mark.done_at_s, _kind(first, done_before))
+        return
+    again = min(max(0, done_before - first), steps)
+    watch.until(watch.now_s + max(0.0, mark.done_at_s - watch.now_s) * again / steps, "replayed_s")
+    watch.until(mark.done_at_s, "productive_s")
+
+
+def _kind(step: int, done_before: int) -> str:
+    """What the time after a step is."""
+    return "replayed_s" if step < done_before else "productive_s"
+
+
+def _rest(trace: Trace, marks: list[Mark], done_before: int) -> str:
+    """What the time after the last sign of life is. Nothing is lost as long as the attempt runs."""
+    if not trace.runs:
+        return "lost_s"
+    return _kind(marks[-1].step, done_before) if marks else "starting_s"
