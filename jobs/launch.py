@@ -14,13 +14,22 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.errors import EXIT_STOPPED, JetmaeError, exit_with_one_line
+from jetmae.errors import (
+    EXIT_BAD_CONFIG,
+    EXIT_BAD_DATA,
+    EXIT_BUSY,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    JetmaeError,
+    exit_with_one_line,
+)
 
 TASKS = ("pretrain", "finetune", "scratch", "probe")
 CHAIN = {  # run name below the chain's folder: (task, where its weights come from)
@@ -172,12 +181,26 @@ def train_here(stages: list[Stage], arguments: argparse.Namespace) -> int:
             continue
         check(member, arguments, pretrain_run_comes_later=False)
         record_start(member, arguments)
+        start = secrets.token_hex(8)
         ranks = num_ranks(member.experiment, arguments)
-        if code := run_ranks(member.run.root, ranks=ranks, logs=member.run.logs):
-            if code == EXIT_STOPPED:
-                print(f"stopped, everything is saved in {member.run.root}; the same command again goes on")
-            return code
+        if code := run_ranks(member.run.root, ranks=ranks, logs=member.run.logs, start=start):
+            return report_end(member.run, start, code)
     return subprocess.run(report_command(stages)).returncode if arguments.task == "chain" else 0
+
+
+def report_end(run, start: str, code: int) -> int:
+    """Complete the record of a start that did not complete the run, and say what to do."""
+    from jetmae.attempts import complete_record, said_cause
+
+    if code == EXIT_BUSY:  # the record belongs to the start that has the folder
+        return code
+    place = {"start_token": start}
+    message = complete_record(run, place, start=start, code=code, cause=said_cause(run, place) or "crashed")
+    if code == EXIT_STOPPED:
+        print(f"stopped, everything is saved in {run.root}; the same command again goes on")
+    elif code not in (EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_INTERRUPTED):  # of these the ranks have told
+        print(f"crashed: {message}; the same command again goes on from the last checkpoint", file=sys.stderr)
+    return code
 
 
 def report_command(stages: list[Stage]) -> list[str]:

@@ -227,5 +227,5 @@ def _options(resources: Resources) -> dict[str, object]:
 
 
 def _supervise(run_dirs: list[Path]) -> list[str]:
-    command = shlex.join([sys.executable, "-m", "jetmae.runtime.supervisor", *map(str, run_dirs)])
+    command = shlex.join([sys.executable, "-m", "jetmae.supervisor", *map(str, run_dirs)])
     return [f'{command} "$?"', "exit $?"]

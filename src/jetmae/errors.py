@@ -4,13 +4,17 @@ A message is one line: the value that was found, what was expected, and the next
 plain exceptions with a traceback, because those are ours to mend.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 
 EXIT_BAD_DATA = 65
+EXIT_BUSY = 69
+EXIT_INTERNAL = 70
 EXIT_STOPPED = 75  # stopped on request with everything saved: start again to go on
 EXIT_BAD_CONFIG = 78
 EXIT_INTERRUPTED = 130
+STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 class JetmaeError(Exception):
@@ -25,6 +29,12 @@ class DataError(JetmaeError):
     exit_code = EXIT_BAD_DATA
 
 
+class FolderBusy(JetmaeError):
+    """A run folder that another start trains in."""
+
+    exit_code = EXIT_BUSY
+
+
 def exit_with_one_line(command: Callable[[], int | None]) -> None:
     """Run a command and end the process: its return value, or one line on stderr and a code that is not 0."""
     try:
@@ -32,6 +42,12 @@ def exit_with_one_line(command: Callable[[], int | None]) -> None:
     except JetmaeError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in STORAGE_FAULTS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; mend the storage, then start again to go on", file=sys.stderr)
+        code = JetmaeError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED

@@ -2,11 +2,25 @@
 
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from jetmae.errors import JetmaeError
+
+VISIBLE_WITHIN_S = 90.0  # attribute caches of network file systems hide new names for 30 to 60 s
+
+
+class NotVisible(JetmaeError):
+    """What another node has made does not appear on this one: nothing is wrong with the file itself."""
+
+
+def cannot_write(path: Path, error: Exception) -> JetmaeError:
+    """What to tell of storage that is full, read-only or broken."""
+    why = getattr(error, "strerror", None) or error
+    return JetmaeError(f"{path} cannot be written ({why}): free space, or mend the storage, then start again to go on")
 
 
 @contextmanager
@@ -18,6 +32,9 @@ def written_aside(path: Path) -> Iterator[Path]:
         fsync(aside)
         os.replace(aside, path)
         fsync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
@@ -40,6 +57,17 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_lasting(folder: Path) -> None:
+    """Create a folder, if it is not there; its name, and those of new parents, are on disk when this returns.
+
+    Also if it is there: the process that made it may have been killed before its name was on disk.
+    """
+    if not folder.parent.exists():
+        make_lasting(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync(folder.parent)
+
+
 def make_folder(folder: Path) -> Path:
     """Create a folder that this user can write into, or say which one cannot be had.
 
@@ -47,7 +75,8 @@ def make_folder(folder: Path) -> Path:
         JetmaeError: the folder cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():  # the parent of one that is there may be closed to this user
+            make_lasting(folder)
         probe = folder / f".write-probe.{os.getpid()}"
         probe.touch()
         probe.unlink()
@@ -56,3 +85,36 @@ def make_folder(folder: Path) -> Path:
             f"cannot write into {folder} ({error.strerror}): expected a folder this user may write; choose another"
         ) from error
     return folder
+
+
+def await_listed(path: Path) -> None:
+    """Wait until a file or folder that another node has made is visible on this one, at most VISIBLE_WITHIN_S.
+
+    Shared storage may hide a new name for about a minute, and asking for the name itself prolongs that: the folder is
+    listed instead.
+
+    Raises:
+        NotVisible: it does not come.
+    """
+    give_up_at_s = time.monotonic() + VISIBLE_WITHIN_S
+    while not _is_listed(path):
+        if time.monotonic() > give_up_at_s:
+            raise NotVisible(
+                f"{path} was not visible on {socket.gethostname()} within {VISIBLE_WITHIN_S:.0f} s: is it on storage"
+                " that all nodes share?"
+            )
+        time.sleep(0.05)
+
+
+def refresh(folder: Path) -> None:
+    """Make a name in a folder, so that a network file system does not answer from memory when it is listed next."""
+    look = folder / f".look-{os.getpid()}"
+    look.touch()
+    look.unlink(missing_ok=True)
+
+
+def _is_listed(path: Path) -> bool:
+    try:
+        return path.name in os.listdir(path.parent)
+    except FileNotFoundError:  # the folder is as new as what is in it
+        return False

@@ -8,13 +8,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetmae.data.normalisation import Normalisation
 from jetmae.errors import JetmaeError
-from jetmae.files import written_aside
+from jetmae.files import cannot_write, make_lasting, written_aside
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,18 @@ class WeightsInfo:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], info: WeightsInfo) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        save_file(weights, aside, metadata={"jetmae": json.dumps(asdict(info))})
+    """Replace a weight file, or leave it as it is.
+
+    Raises:
+        JetmaeError: it cannot be written.
+    """
+    metadata = {"jetmae": json.dumps(asdict(info)), "xxh3_128": digest_of(weights)}
+    try:
+        make_lasting(path.parent)
+        with written_aside(path) as aside:
+            save_file(weights, aside, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(path, error) from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
@@ -44,17 +54,31 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {})["jetmae"]
+            metadata, digest = (file.metadata()[name] for name in ("jetmae", "xxh3_128"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise JetmaeError(
             f"{path} is not a weight file of jetmae ({error}): expected one of a run's weights/"
         ) from error
+    if digest != digest_of(weights):
+        raise JetmaeError(f"{path} is damaged, its values are not what was written: restore it, or train that run anew")
     content = json.loads(metadata)
-    content["normalisation"] = Normalisation(**content["normalisation"])
+    constants = content["normalisation"]
+    content["normalisation"] = Normalisation(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in constants.items()}
+    )
     for name in ("image_shape", "channels"):
         content[name] = tuple(content[name])
     return weights, WeightsInfo(**content)
+
+
+def digest_of(weights: dict[str, Tensor]) -> str:
+    """A hash over names and values: the format has none of its own."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy())
+    return digest.hexdigest()
 
 
 def load_encoder(encoder: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -1,14 +1,20 @@
 """Does the job come back? Pure decisions, and the lines that the batch shell writes for ranks that could not."""
 
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from jetmae import supervisor
+from jetmae.errors import EXIT_BUSY
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime import supervisor
+from jetmae.runtime import last_words
+from jetmae.runtime.last_words import CAUSE, Speaker
 from jetmae.runtime.scheduler import cause_of_stop, job_facts
-from jetmae.runtime.supervisor import Ending, cause_of, comes_back
+from jetmae.supervisor import Ending, cause_of, comes_back
+from tests.conftest import PROJECT
 
 RUNNING = {"JobState": "RUNNING", "Restarts": "0"}
 
@@ -68,8 +74,8 @@ def test_progress_restores_the_budget():
     assert comes_back(Ending(1, RUNNING), "crashed", attempts)[0]
 
 
-@pytest.mark.parametrize("code", [65, 78])
-def test_bad_data_and_bad_configuration_do_not_come_back(code):
+@pytest.mark.parametrize("code", [65, 69, 78])
+def test_bad_data_bad_configuration_and_a_busy_folder_do_not_come_back(code):
     assert not comes_back(Ending(code, RUNNING), "crashed", history(("crashed", 0, 0)))[0]
 
 
@@ -83,6 +89,7 @@ def silent_slurm(monkeypatch):
     """Outside a cluster: Slurm gives no answer to any question."""
     monkeypatch.setattr(supervisor, "job_facts", lambda job: {})
     monkeypatch.setattr(supervisor, "lost_a_node", lambda: False)
+    monkeypatch.setattr(last_words, "VISIBLE_AFTER_S", 0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     requeued = []
     monkeypatch.setattr(supervisor.subprocess, "run", lambda command, **_: requeued.append(command))
@@ -100,6 +107,37 @@ def test_ranks_that_died_at_once_get_their_two_lines_and_three_starts(tmp_path: 
     assert [line["attempt"] for line in lines] == [1, 1, 2, 2, 3, 3]
     assert all("exit code 137" in line["message"] for line in lines if line["event"] == "end")
     assert silent_slurm == [["scontrol", "requeue", "7"]] * 2
+
+
+def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, silent_slurm, monkeypatch):
+    """Rank 0 could only say that a peer has left it; the step of the ranks is not known in the batch shell."""
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7_3")
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    start = folder.start_attempt(start_token="9.0.0", job_id="7_3", restart_count=0, world_size=2, hosts=["a", "b"])
+    folder.end_attempt(start, cause="crashed", message="RuntimeError: Connection closed by peer")
+    Speaker(folder.logs, "9.0.0", 1).leave(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
+    Speaker(folder.logs, "9.1.0", 0).leave(CAUSE, "rank 0 of another start", "stacks")
+    supervisor.supervise(folder, 1)
+    end = read_lines(folder.attempts)[-1]
+    assert (end["event"], end["cause"], end["message"]) == ("end", "crashed", "rank 1 on b hung in 'step: fetch'")
+    assert silent_slurm == [["scontrol", "requeue", "7_3"]]
+
+
+def test_a_start_that_was_refused_leaves_the_record_to_the_one_that_lives(tmp_path: Path, silent_slurm, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.start_attempt(start_token="6.0.0", job_id="6", restart_count=0, world_size=2, hosts=["a", "b"])
+    before = folder.attempts.read_text()
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7")
+    assert supervisor.supervise(folder, EXIT_BUSY) == EXIT_BUSY
+    assert folder.attempts.read_text() == before
+    assert silent_slurm == []
+
+
+def test_the_batch_shell_needs_no_installed_package():
+    """It works in the seconds before a node is taken away. -S leaves the standard library alone."""
+    code = "from jetmae import supervisor"
+    subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(PROJECT / "src")}, check=True)
 
 
 def test_facts_are_read_from_scontrols_line(monkeypatch):

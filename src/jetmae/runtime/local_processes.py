@@ -4,7 +4,6 @@ Rank 0 writes to the terminal, the others into the run's logs folder.
 """
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -16,17 +15,16 @@ POLL_S = 0.2
 GRACE_S = 20.0  # for the other ranks to end by themselves after one has failed
 
 
-def run_ranks(run_dir: Path, *, ranks: int, logs: Path) -> int:
+def run_ranks(run_dir: Path, *, ranks: int, logs: Path, start: str) -> int:
     """Start the ranks, wait for all of them, and return the first exit code that is not 0, or 0.
 
     Stop signals are passed on; a Ctrl-C reaches the ranks by itself. When a rank fails and the others do not follow
-    within GRACE_S, they are ended.
+    within GRACE_S, they are ended. `start` is the token of this start, by which the ranks meet.
     """
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        start = secrets.token_hex(8)
         processes = [
-            _start(run_dir, _environment(rank, ranks, start), None if rank == 0 else logs / f"rank-{rank}.log")
+            _start(run_dir, rank_environment(rank, ranks, start), None if rank == 0 else logs / f"rank-{rank}.log")
             for rank in range(ranks)
         ]
         pass_on = lambda number, _frame: [process.send_signal(number) for process in processes]  # noqa: E731
@@ -64,7 +62,7 @@ def _start(run_dir: Path, environment: dict[str, str], log: Path | None) -> subp
         return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
-def _environment(rank: int, ranks: int, start: str) -> dict[str, str]:
+def rank_environment(rank: int, ranks: int, start: str) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     defaults = {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo"}
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "JETMAE_START": start, "JETMAE_HOST": "127.0.0.1"}

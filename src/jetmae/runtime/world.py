@@ -19,6 +19,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What at least one rank says."""
+
+    stop: bool
+    busy: bool
+
+
+@dataclass(frozen=True)
 class World:
     """This rank's place in the job. Its methods need an initialised process group."""
 
@@ -50,18 +58,25 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def agree(self, *, error: JetmaeError | None = None, stop: bool = False) -> bool:
-        """One verdict for all ranks: raise if any has an error, else whether any wants to stop.
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """Element by element, over all ranks."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
+    def agree(self, *, error: JetmaeError | None = None, stop: bool = False, busy: bool = False) -> Verdict:
+        """One verdict for all ranks: raise if any has an error, else whether any wants to stop or is busy.
 
         Raises:
             JetmaeError: the first failing rank's error, on every rank.
         """
-        flags = self.sum(torch.tensor([error is not None, stop], dtype=torch.int32, device=self.device)).tolist()
+        flags = self.sum(torch.tensor([error is not None, stop, busy], dtype=torch.int32, device=self.device)).tolist()
         if flags[0]:
             failed = [(rank, failure) for rank, failure in enumerate(self.gather(error)) if failure is not None]
             rank, failure = failed[0]
             raise type(failure)(f"rank {rank}: {failure}" if self.size > 1 else str(failure)) from error
-        return bool(flags[1])
+        return Verdict(stop=bool(flags[1]), busy=bool(flags[2]))
 
     def together(self, action: Callable[[], T]) -> T:
         """Do something that can fail on some ranks only; all ranks learn of it.

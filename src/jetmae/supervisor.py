@@ -1,6 +1,6 @@
 """After all ranks have ended: what happened, and does the job come back?
 
-    python -m jetmae.runtime.supervisor RUN_DIR... EXIT_CODE
+    python -m jetmae.supervisor RUN_DIR... EXIT_CODE
 
 runs in the batch shell of a Slurm job, behind srun; of an array, each element looks after the run of its own index.
 It completes attempts.jsonl where the ranks died too fast to do so, and requeues the job within its budget. Preemptions
@@ -17,7 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED
+from jetmae.attempts import complete_record, said_cause
+from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, exit_with_one_line
 from jetmae.run_folder import RunFolder, read_lines
 from jetmae.runtime.scheduler import (
     QUESTION_TIMEOUT_S,
@@ -58,15 +59,22 @@ def supervise(folder: RunFolder, code: int) -> int:
     """Judge one start that has ended, write down what is missing, and requeue the job if it is to come back."""
     job = job_id() or ""
     ending = Ending(code, job_facts(job), restart_count())
-    cause = cause_of(ending, said=last_word(folder, job, ending.restarts))
+    place = {"job_id": job, "restart_count": ending.restarts}
+    cause = cause_of(ending, said=said_cause(folder, place))
     if cause == "crashed" and job and lost_a_node():
         cause = "node_failure"
-    complete_record(folder, job, ending, cause)
+    if code != EXIT_BUSY:  # then the record belongs to the start that has the folder
+        complete_record(folder, place, start=start_of(job, ending.restarts), code=code, cause=cause)
     requeue, reason = comes_back(ending, cause, read_lines(folder.attempts))
     print(f"jetmae: exit code {code}, {cause}: {reason}", flush=True)
     if requeue and job:
         subprocess.run(["scontrol", "requeue", job], timeout=QUESTION_TIMEOUT_S, check=False)
     return code
+
+
+def start_of(job: str, restarts: int) -> str:
+    """The token of this start as its ranks have made it (runtime/train_job.py), whichever step they were."""
+    return f"{os.environ.get('SLURM_JOB_ID', job)}.{restarts}.*"
 
 
 def cause_of(ending: Ending, *, said: str | None) -> str:
@@ -95,6 +103,8 @@ def comes_back(ending: Ending, cause: str, attempts: list[dict]) -> tuple[bool, 
         return False, f"the job is {ending.facts.get('JobState')}: Slurm decides whether it comes back"
     if ending.code in (EXIT_BAD_CONFIG, EXIT_BAD_DATA):
         return False, "what is wrong needs a person; see the message in attempts.jsonl"
+    if ending.code == EXIT_BUSY:
+        return False, "another start trains in the run folder"
     if cause in FREE:
         return True, "requeued, at no cost to its budget"
     fruitless = starts_without_progress(attempts)
@@ -115,27 +125,5 @@ def starts_without_progress(attempts: list[dict]) -> int:
     return fruitless
 
 
-def last_word(folder: RunFolder, job: str, restarts: int) -> str | None:
-    """The cause that the ranks of this very start wrote down."""
-    lines = read_lines(folder.attempts)
-    mine = bool(lines) and (lines[-1]["job_id"], lines[-1]["restart_count"]) == (job, restarts)
-    return lines[-1]["cause"] if mine and lines[-1]["event"] == "end" else None
-
-
-def complete_record(folder: RunFolder, job: str, ending: Ending, cause: str) -> None:
-    """Write the lines that the ranks could not, and the cause that only the batch shell can know."""
-    said = last_word(folder, job, ending.restarts)
-    if said is not None:
-        if said != cause:
-            folder.amend_last_attempt(cause=cause)
-        return
-    lines = read_lines(folder.attempts)
-    start = lines[-1] if lines and lines[-1]["event"] == "start" else None
-    if start is None or (start["job_id"], start["restart_count"]) != (job, ending.restarts):
-        start = folder.start_attempt(job_id=job, restart_count=ending.restarts, world_size=None, hosts=None)
-    message = f"the ranks ended with exit code {ending.code} before they could say why; look into {folder.logs}"
-    folder.end_attempt(start, cause=cause, message=message)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with_one_line(main)

@@ -1,0 +1,91 @@
+"""attempts.jsonl after a start whose ranks could not complete it: an end line, and a cause that names who and where."""
+
+import signal
+
+import pytest
+
+from jetmae.attempts import complete_record, end_silent_attempt, said_cause
+from jetmae.run_folder import RunFolder, read_lines
+from jetmae.runtime import last_words
+from jetmae.runtime.last_words import CAUSE, FOLLOWED, Speaker
+
+PLACE = {"start_token": "abc"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> RunFolder:
+    monkeypatch.setattr(last_words, "VISIBLE_AFTER_S", 0)
+    return RunFolder(tmp_path)
+
+
+def begin(folder: RunFolder, token: str = "abc") -> dict:
+    return folder.start_attempt(start_token=token, job_id=None, restart_count=0, world_size=2, hosts=["here", "here"])
+
+
+def complete(folder: RunFolder, code: int) -> dict:
+    """The last line after the record has been completed."""
+    complete_record(folder, PLACE, start="abc", code=code, cause=said_cause(folder, PLACE) or "crashed")
+    return read_lines(folder.attempts)[-1]
+
+
+def say(folder: RunFolder, kind: str, rank: int, words: str, token: str = "abc") -> None:
+    Speaker(folder.logs, token, rank).leave(kind, words, "")
+
+
+def test_a_silent_start_gets_its_end(folder):
+    begin(folder)
+    say(folder, CAUSE, 1, "rank 1 hung")
+    end = complete(folder, 137)
+    assert (end["event"], end["attempt"], end["cause"], end["message"]) == ("end", 1, "crashed", "rank 1 hung")
+    assert (end["world_size"], end["start_token"]) == (2, "abc")
+
+
+def test_a_start_that_did_not_come_to_its_first_line_gets_both(folder):
+    say(folder, CAUSE, 1, "rank 1 died in 'import'")
+    assert complete(folder, 137)["message"] == "rank 1 died in 'import'"
+    assert [line["event"] for line in read_lines(folder.attempts)] == ["start", "end"]
+
+
+def test_what_only_a_peer_knows_comes_second(folder):
+    begin(folder)
+    say(folder, FOLLOWED, 1, "rank 1: Connection closed by peer")
+    assert complete(folder, 137)["message"] == "rank 1: Connection closed by peer"
+    say(folder, CAUSE, 0, "rank 0 was killed")
+    assert complete(folder, 137)["message"] == "rank 0 was killed"
+
+
+def test_without_any_words_the_exit_code_is_told(folder):
+    begin(folder)
+    assert "exit code 137" in complete(folder, 137)["message"]
+
+
+@pytest.mark.parametrize(("code", "cause"), [(75, "preempted"), (78, "crashed"), (65, "crashed")])
+def test_an_end_that_the_ranks_agreed_on_stays(folder, code, cause):
+    folder.end_attempt(begin(folder), cause=cause, message="rank 1: no such shard")
+    before = read_lines(folder.attempts)
+    complete(folder, code)
+    assert read_lines(folder.attempts) == before
+
+
+def test_the_record_of_the_next_start_is_left_alone(folder):
+    folder.end_attempt(begin(folder), cause="crashed", message="RuntimeError")
+    begin(folder, "next")
+    say(folder, CAUSE, 1, "rank 1 hung")
+    before = read_lines(folder.attempts)
+    complete(folder, 1)
+    assert read_lines(folder.attempts) == before
+
+
+def test_a_bus_error_names_the_shard(folder, tmp_path):
+    (folder.root / "config.yaml").write_text(f"data:\n  path: {tmp_path / 'data'}\n")
+    begin(folder)
+    end = complete(folder, 128 + signal.SIGBUS)
+    assert f"no dataset in {tmp_path / 'data'}" in end["message"]  # what data/integrity.py says of that folder
+
+
+def test_the_next_attempt_finds_the_words_of_a_start_that_nobody_saw_ending(folder):
+    begin(folder)
+    say(folder, CAUSE, 0, "rank 0 was killed")
+    end_silent_attempt(folder)
+    end = read_lines(folder.attempts)[-1]
+    assert (end["event"], end["message"]) == ("end", "ended without a word; rank 0 was killed")

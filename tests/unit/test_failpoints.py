@@ -1,0 +1,107 @@
+"""Phases and failpoints: what a rank tells, and where the chaos tests strike."""
+
+import threading
+
+import pytest
+
+from jetmae.errors import JetmaeError
+from jetmae.runtime import phases
+from jetmae.runtime.failpoints import failpoints_of
+from jetmae.runtime.phases import reach, told
+
+
+@pytest.fixture
+def armed(monkeypatch):
+    """Set the failpoints of this process for one test."""
+
+    def arm(text: str, **environment: str) -> None:
+        for name, value in {"JETMAE_FAILPOINTS": text, **environment}.items():
+            monkeypatch.setenv(name, value)
+        phases._failpoints.cache_clear()
+
+    yield arm
+    monkeypatch.undo()
+    phases._failpoints.cache_clear()
+
+
+def test_a_failpoint_is_read_in_all_its_parts():
+    text = " save: commit@rank1#3=kill ;step: fetch=sleep=0.5; import=term"
+    first, second, third = failpoints_of({"JETMAE_FAILPOINTS": text, "RANK": "1"})
+    assert (first.phase, first.rank, first.nth, first.action) == ("save: commit", 1, 3, "kill")
+    assert (second.phase, second.rank, second.nth, second.action) == ("step: fetch", None, None, "sleep=0.5")
+    assert (third.phase, third.action) == ("import", "term")
+    assert len(failpoints_of({"JETMAE_FAILPOINTS": text, "RANK": "0"})) == 2
+    assert failpoints_of({}) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["save", "=kill", "save=die", "save@1=kill", "save@rank=kill", "save#0=kill", "save#=kill", "save=sleep",
+     "save=sleep=", "save=sleep=-1", "save =kill", "save=kill=3", "save=kill;step"],
+)  # fmt: skip
+def test_a_malformed_failpoint_is_refused(text):
+    with pytest.raises(JetmaeError, match="expected PHASE"):
+        failpoints_of({"JETMAE_FAILPOINTS": text})
+
+
+def test_a_failpoint_strikes_at_its_time_on_its_rank(armed):
+    armed("step: fetch#3=raise", RANK="0")
+    reach("step: fetch")
+    reach("step: compute")
+    reach("step: fetch")
+    with pytest.raises(RuntimeError, match="failpoint at 'step: fetch'"):
+        reach("step: fetch")
+    reach("step: fetch")
+    armed("step: fetch@rank1=raise", RANK="0")
+    reach("step: fetch")
+    assert phases.here().phase == "step: fetch"
+
+
+def test_a_failpoint_strikes_once_in_all_starts(armed, tmp_path):
+    once = {"JETMAE_FAILPOINTS_ONCE": str(tmp_path / "struck")}
+    for start in (1, 2):
+        armed("save: write=raise; save: commit=raise", **once)
+        for phase in ("save: write", "save: commit"):
+            if start == 1:
+                with pytest.raises(RuntimeError):
+                    reach(phase)
+            else:
+                reach(phase)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["struck.0", "struck.1"]
+
+
+def test_a_thread_tells_nothing_but_is_struck(armed):
+    armed("save: write=raise")
+    reach("step: compute", "step 3")
+    struck = []
+
+    def write() -> None:
+        try:
+            reach("save: write")
+        except RuntimeError as error:
+            struck.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert len(struck) == 1
+    assert str(phases.here()) == "'step: compute' (step 3)"
+
+
+def test_a_place_that_is_told_is_read_by_another_map_of_the_same_memory(tmp_path):
+    with (tmp_path / "post").open("w+b") as file:
+        file.truncate(phases.Post.RECORD.size)
+        writer, reader = phases.Post(file.fileno()), phases.Post(file.fileno())
+        writer.limit_s = 7.5
+        writer.write("save: commit", "ä" * 500)
+        place = reader.read()
+    assert (place.count, place.limit_s, place.phase) == (1, 7.5, "save: commit")
+    assert place.detail.startswith("ä" * 100)
+
+
+def test_items_are_told_before_and_after_they_are_fetched():
+    seen = []
+    for item in told(iter("ab"), "validate"):
+        seen.append((item, phases.here().phase))
+    assert seen == [("a", "validate: compute"), ("b", "validate: compute")]
+    assert phases.here().phase == "validate: fetch"

@@ -1,0 +1,40 @@
+"""The weights that leave a run say what they are, and are read only if they are what was written."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jetmae.data.normalisation import Normalisation
+from jetmae.errors import JetmaeError
+from jetmae.weights import WeightsInfo, read_weights, write_weights
+
+NORMALISATION = Normalisation("none", scale=(1.0,), mean=(0.0,), std=(1.0,))
+INFO = WeightsInfo("pretrain", {"dim": 4}, (1, 5, 5), ("hcal",), NORMALISATION, step=7, score=-0.5)
+
+
+@pytest.fixture
+def written(tmp_path):
+    write_weights(tmp_path / "weights" / "best.safetensors", {"a": torch.arange(6.0), "b": torch.ones(2, 2)}, INFO)
+    return tmp_path / "weights" / "best.safetensors"
+
+
+def test_weights_come_back_with_what_belongs_to_them(written):
+    weights, info = read_weights(written)
+    assert torch.equal(weights["a"], torch.arange(6.0))
+    assert info == INFO
+
+
+def test_a_flipped_bit_is_found(written):
+    content = bytearray(written.read_bytes())
+    content[-3] ^= 4
+    written.write_bytes(content)
+    with pytest.raises(JetmaeError, match=r"best\.safetensors is damaged"):
+        read_weights(written)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(JetmaeError, match="is not a weight file of jetmae"):
+        read_weights(tmp_path / "foreign.safetensors")
+    with pytest.raises(JetmaeError, match="is not a weight file of jetmae"):
+        read_weights(tmp_path / "missing.safetensors")
