@@ -9,6 +9,8 @@ can make its global batch (`batch_layout`).
 """
 
 import difflib
+import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +43,7 @@ class Data(Section):
     transform: Literal["none", "asinh", "log"] = Field("none", description="value transform before the z-score")
     train_jets: int | None = Field(None, ge=1, description="use this many training jets only (few labels); null: all")
     evaluation_jets: int | None = Field(None, ge=1, description="score this many jets of a split at most; null: all")
+    verify_hashes: bool = Field(False, description="read and hash all shards at each start, divided among the ranks")
 
 
 class Model(Section):
@@ -101,6 +104,7 @@ class Optim(Section):
     layer_decay: float = Field(1.0, gt=0, le=1, description="lr of each encoder layer over that of the next (finetune)")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="evaluate and export averaged weights; null: off")
     patience: int | None = Field(None, ge=1, description="stop after so many validations without a better score")
+    max_skipped_steps: int = Field(3, ge=0, description="leave out so many steps whose loss is not finite, then stop")
 
     @model_validator(mode="after")
     def _check(self):
@@ -118,6 +122,7 @@ class Engine(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of weights and activations in the step")
     zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights")
     micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
+    hang_limit_s: float = Field(600.0, ge=5, description="end a rank that gets on no longer; above the slowest step")
 
 
 class Log(Section):
@@ -170,6 +175,29 @@ class Experiment(Section):
                 f"optim.layer_decay={self.optim.layer_decay}: only finetune has layers to keep; set it to 1"
             )
         return self
+
+
+FREE_ON_RESUME = frozenset(
+    """data.path data.verify_hashes engine.device engine.zero_stage engine.micro_batch_size engine.hang_limit_s
+    log.every_steps log.pictures_epochs log.checkpoint_steps log.keep_checkpoints optim.max_skipped_steps""".split()  # noqa: SIM905
+)
+
+
+def identity_of(experiment: Experiment) -> dict[str, object]:
+    """Dotted settings that make two starts the same experiment. The others say where and how it is computed, and may
+    differ from start to start."""
+    return {key: value for key, value in _flat(experiment.model_dump(mode="json")).items() if key not in FREE_ON_RESUME}
+
+
+def fingerprint_of(experiment: Experiment) -> str:
+    return hashlib.sha256(json.dumps(identity_of(experiment), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(content: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def load_experiment(task: str, preset: str, overrides: list[str]) -> Experiment:

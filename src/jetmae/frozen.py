@@ -1,5 +1,6 @@
 """A run folder before its first start: the experiment is written once, and every later start has to mean the same."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from jetmae.config import RANDOM, Experiment, as_yaml, read_experiment
+from jetmae.config import RANDOM, Experiment, as_yaml, identity_of, read_experiment
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, write_json, write_text
 from jetmae.run_folder import RunFolder, find_run
@@ -30,27 +31,30 @@ def located(experiment: Experiment, runs_dir: Path) -> Experiment:
 
 
 def freeze(experiment: Experiment, run: RunFolder) -> None:
-    """Write config.yaml, or insist that it says the same as at the first start.
+    """Write config.yaml. If there is one, it may differ only in what is free on a resume (config.FREE_ON_RESUME).
 
     Raises:
         JetmaeError: the folder holds another experiment, or cannot be written.
     """
     make_folder(run.root)
-    if not run.config.exists():
-        write_text(run.config, as_yaml(experiment))
-    elif (frozen := read_experiment(run.config)) != experiment:
-        different = ", ".join(f"{key}={new} (frozen: {old})" for key, old, new in _differences(frozen, experiment))
+    frozen = read_experiment(run.config) if run.config.exists() else experiment
+    old, new = identity_of(frozen), identity_of(experiment)
+    if different := [f"{key}={new.get(key)} (frozen: {old.get(key)})" for key in old if old[key] != new.get(key)]:
         raise JetmaeError(
-            f"{run.root} holds another experiment: {different}; continue it as it is, or use another --name"
+            f"{run.root} holds another experiment: {', '.join(different)}; continue it as it is, or use another --name"
         )
+    if frozen != experiment or not run.config.exists():
+        write_text(run.config, as_yaml(experiment))
 
 
 def write_launch_record(run: RunFolder, **start: object) -> None:
-    """launch.json: with what code, packages and command the run was started last."""
+    """launch.json: with what code, packages and command the run was started last, and when it was ever started."""
+    earlier_s = json.loads(run.launch.read_text()).get("launches_s", []) if run.launch.exists() else []
     record = {
         "command": sys.argv,
         "working_directory": os.getcwd(),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "launches_s": [*earlier_s, time.time()],
         **start,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_diff": _git("diff", "HEAD"),
@@ -58,18 +62,6 @@ def write_launch_record(run: RunFolder, **start: object) -> None:
         "python": sys.version.split()[0],
     }
     write_json(run.launch, record)
-
-
-def _differences(frozen: Experiment, experiment: Experiment) -> list[tuple[str, object, object]]:
-    old, new = (_flat(e.model_dump()) for e in (frozen, experiment))
-    return [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
-
-
-def _flat(content: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _git(*words: str) -> str | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.config import RANDOM, Experiment, batch_layout, read_experiment
+from jetmae.data.manifest import Manifest, read_manifest
 from jetmae.data.normalisation import Normalisation
 from jetmae.data.order import steps_per_epoch
-from jetmae.data.shards import JetDataset, Manifest, read_manifest
+from jetmae.data.shards import JetDataset
 from jetmae.errors import DataError, JetmaeError
 from jetmae.run_folder import RunFolder
 
@@ -157,7 +158,7 @@ def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None
     dataset = JetDataset(Path(experiment.data.path), split, manifest=manifest)
     if len(dataset) == 0:
         raise DataError(f"split {split} of {experiment.data.path} has no jets: convert more, or name another split")
-    if experiment.task != "pretrain" and dataset.column("label") is None:
+    if experiment.task != "pretrain" and not dataset.is_labelled:
         raise DataError(f"split {split} of {experiment.data.path} has no labels: {experiment.task} needs labelled jets")
     if experiment.task != "pretrain" and len(manifest.classes or ()) != 2:
         raise DataError(f"{experiment.data.path} has classes {manifest.classes}: expected two, background and signal")

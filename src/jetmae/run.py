@@ -4,25 +4,32 @@ The composition root: the only place where configuration, data, network, engine 
 is in the run folder, and all it finds out ends there.
 """
 
+import sys
+from pathlib import Path
+
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.preemption import StopRequest
+from jetmae.runtime.watchdog import start_watchdog
 
 STOP_REQUEST = StopRequest()
-if __name__ == "__main__":
-    STOP_REQUEST.install()  # before the imports below, which take seconds in which a signal may come
+if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come, or storage hang
+    STOP_REQUEST.install()
+    start_watchdog(RunFolder(Path(sys.argv[1])).logs)
 
-import sys  # noqa: E402
+import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from jetmae.attempts import attempt_lines, cause_of_this_stop  # noqa: E402
-from jetmae.checkpoint import Checkpoints, Layout  # noqa: E402
-from jetmae.config import RANDOM, Experiment, read_experiment  # noqa: E402
+from jetmae.checkpoint.checkpoints import Checkpoints, Identity  # noqa: E402
+from jetmae.checkpoint.store import CheckpointStore  # noqa: E402
+from jetmae.config import RANDOM, Experiment, fingerprint_of, read_experiment  # noqa: E402
 from jetmae.data.images import ImageMaker  # noqa: E402
+from jetmae.data.integrity import check_hashes, data_fingerprint  # noqa: E402
 from jetmae.data.loader import Prefetched, Share, evaluation_batches, training_batches  # noqa: E402
 from jetmae.data.normalisation import Normalisation  # noqa: E402
 from jetmae.data.order import few_labels  # noqa: E402
@@ -33,11 +40,14 @@ from jetmae.engine.loop import Fit, Intervals  # noqa: E402
 from jetmae.engine.optim import Schedule  # noqa: E402
 from jetmae.engine.state import TrainState  # noqa: E402
 from jetmae.errors import EXIT_STOPPED, exit_with_one_line  # noqa: E402
-from jetmae.files import write_text, written_aside  # noqa: E402
+from jetmae.files import await_listed, write_text, written_aside  # noqa: E402
 from jetmae.plan import make_plan, normalisation_of_split  # noqa: E402
 from jetmae.report.pictures import contact_sheet  # noqa: E402
 from jetmae.report.sinks import Recorder  # noqa: E402
-from jetmae.run_folder import RunFolder  # noqa: E402
+from jetmae.run_folder import append_line  # noqa: E402
+from jetmae.runtime.last_words import last_words  # noqa: E402
+from jetmae.runtime.lease import Lease, held_lease  # noqa: E402
+from jetmae.runtime.phases import START_LIMIT_S, reach, set_limit, told  # noqa: E402
 from jetmae.runtime.rendezvous import meet  # noqa: E402
 from jetmae.runtime.world import World, world_from_environment  # noqa: E402
 from jetmae.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
@@ -49,30 +59,50 @@ PICTURED_JETS = 128  # of a split, for the mean image
 def main() -> int:
     """Train or go on training, then evaluate. Exit code 0: complete. 75: stopped, everything saved."""
     folder = RunFolder(Path(sys.argv[1]))
-    experiment = read_experiment(folder.config)
-    world = world_from_environment(experiment.engine.device)
-    store = meet(folder.root, rank=world.rank, size=world.size)
-    join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size)
-    with ExitStack() as held:
-        world.on_main(lambda: held.enter_context(folder.locked()))
-        complete = attempt(folder, experiment, world)
-    leave_process_group()
+    with last_words(folder.logs):
+        reach("configuration")
+        experiment = read_experiment(folder.config)
+        limit_s = max(START_LIMIT_S, experiment.engine.hang_limit_s)
+        set_limit(limit_s)
+        world = world_from_environment(experiment.engine.device)
+        reach("rendezvous")
+        store = meet(folder.root, rank=world.rank, size=world.size)
+        join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size, timeout_s=2 * limit_s)
+        with ExitStack() as held:
+            complete = attempt(folder, experiment, world, own(folder, world, held))
+        reach("leave")
+        leave_process_group()
     return 0 if complete else EXIT_STOPPED
 
 
-def attempt(folder: RunFolder, experiment: Experiment, world: World) -> bool:
+def own(folder: RunFolder, world: World, held: ExitStack) -> Lease:
+    """The lease of the run folder, which rank 0 takes for as long as `held` lasts. Collective."""
+
+    def take() -> int:
+        held.enter_context(folder.locked())
+        return held.enter_context(held_lease(folder.root)).token
+
+    reach("lease: take")
+    return Lease(folder.root, world.gather(world.together(take if world.is_main else lambda: 0))[0])
+
+
+def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Lease) -> bool:
     """One attempt at the run, with its two lines in attempts.jsonl. True if the run is complete now."""
     with attempt_lines(folder, world) as lines:
-        run = world.together(lambda: Run(folder, experiment, world))
+        reach("open data")
+        run = world.together(lambda: Run(folder, experiment, world, lease))
         run.compute_features()
+        reach("build network")
         fit = run.make_fit(lines.number)
         lines.resumed_step = fit.state.step
+        set_limit(experiment.engine.hang_limit_s)
         complete = fit.run()
         lines.cause = "completed" if complete else cause_of_this_stop(STOP_REQUEST)
         if complete:
             run.evaluate_best(fit)
+            reach("complete")
             world.on_main(lambda: write_text(folder.completed, f"{fit.state.step}\n"))
-        run.close(fit)
+        run.close()
     return complete
 
 
@@ -82,12 +112,15 @@ class Run:
     Building it is what can fail on one rank alone (a file it cannot read), so it communicates with nobody.
     """
 
-    def __init__(self, folder: RunFolder, experiment: Experiment, world: World):
-        self.folder, self.experiment, self.world = folder, experiment, world
+    def __init__(self, folder: RunFolder, experiment: Experiment, world: World, lease: Lease):
+        self.folder, self.experiment, self.world, self.lease = folder, experiment, world, lease
         self.plan = make_plan(experiment, world.size)
         names = (self.plan.train_split, self.plan.validation_split, self.plan.test_split)
         splits = [name for name in dict.fromkeys(names) if name is not None]  # in the same order on every rank
         path = Path(experiment.data.path)
+        if experiment.data.verify_hashes:
+            entries = [entry for split in splits for entry in self.plan.manifest.splits[split]]
+            check_hashes(path, entries[world.rank :: world.size])
         self.datasets = {split: JetDataset(path, split, manifest=self.plan.manifest) for split in splits}
         self.share = Share(world.rank, world.size, self.plan.micro_batch_size, self.plan.accumulation)
         self.selection = few_labels(
@@ -130,7 +163,8 @@ class Run:
         """Probe only: what the frozen encoder says of every jet."""
         if isinstance(self.task, Probe):
             for split, dataset in self.datasets.items():
-                features_NF = self.task.use_features(split, self._batches(split, limit=None), len(dataset))
+                batches = told(self._batches(split, limit=None), "features")
+                features_NF = self.task.use_features(split, batches, len(dataset))
                 if split == self.plan.train_split:
                     self.task.network.set_statistics(features_NF)
 
@@ -150,22 +184,33 @@ class Run:
             micro_batch_size=plan.micro_batch_size,
             accumulation=plan.accumulation,
         )
-        average = MovingAverage(backend, world, optim.ema_decay) if optim.ema_decay else None
-        layout = Layout(ranks=world.size, zero_stage=engine.zero_stage, precision=engine.precision)
-        checkpoints = Checkpoints(self.folder.checkpoints, world, layout, keep=experiment.log.keep_checkpoints)
-        state = checkpoints.load_newest(backend, average) or TrainState()
+        average = MovingAverage(backend, optim.ema_decay) if optim.ema_decay else None
+        checkpoints = Checkpoints(
+            CheckpointStore(self.folder.checkpoints, keep=experiment.log.keep_checkpoints),
+            world,
+            self.lease,
+            backend=backend,
+            average=average,
+            identity=Identity(fingerprint_of(experiment), data_fingerprint(plan.manifest, self.datasets)),
+            record=lambda line: append_line(
+                self.folder.timeline, {**line, "attempt": attempt_number, "time_s": time.time()}
+            ),
+        )
+        state = checkpoints.load_newest(ever_committed=self.folder.has_ever_committed()) or TrainState()
         self._open_recorder(attempt_number, state)
         return Fit(
             backend=backend,
             average=average,
-            batches=self._training_batches(state.step),
+            batches_from=self._training_batches,
             loss_of=self.task.train_loss,
             validate=self._validate,
             export_best=lambda state: self._export(backend, state),
             draw=self._draw,
+            describe_jets=self.datasets[plan.train_split].describe,
             schedule=self._schedule(),
             intervals=self._intervals(),
             batch_size=optim.batch_size,
+            max_skipped_steps=optim.max_skipped_steps,
             state=state,
             checkpoints=checkpoints,
             recorder=self.recorder,
@@ -176,6 +221,7 @@ class Run:
     def evaluate_best(self, fit: Fit) -> None:
         """Score the best weights on the test split, and keep per-jet results and pictures for the report."""
         network = self.task.make_network().to(self.world.device).eval()
+        self.world.together(lambda: await_listed(self.folder.best_weights))  # rank 0 has written them
         weights, _ = self.world.together(lambda: read_weights(self.folder.best_weights))
         network.load_state_dict(weights)
         self.world.on_main(lambda: self.folder.evaluation.mkdir(exist_ok=True))
@@ -190,7 +236,8 @@ class Run:
 
     def _evaluate_split(self, network: nn.Module, kind: str, split: str, step: int) -> None:
         with torch.no_grad():
-            metrics, per_jet = self._evaluate(network, split)
+            metrics, per_jet = self._evaluate(network, split, "evaluate")
+            reach("evaluate: pictures", split)
             if not self.world.is_main:
                 return
             ids = per_jet["sample_id"][:PICTURED_JETS]
@@ -208,8 +255,7 @@ class Run:
             samples = step * self.experiment.optim.batch_size
             self.recorder.evaluation("test", step=step, samples=samples, epoch=self.plan.epoch(step), metrics=metrics)
 
-    def close(self, fit: Fit) -> None:
-        fit.batches.close()
+    def close(self) -> None:
         if self.recorder:
             self.recorder.close()
 
@@ -278,9 +324,9 @@ class Run:
             )
         )
 
-    def _evaluate(self, network: nn.Module, split: str) -> tuple[dict, dict]:
+    def _evaluate(self, network: nn.Module, split: str, activity: str) -> tuple[dict, dict]:
         batches = self._batches(split, limit=self.experiment.data.evaluation_jets)
-        return self.task.evaluate(network, self.world.each(batches))
+        return self.task.evaluate(network, told(self.world.each(batches), activity))
 
     def _picture_batches(self, split: str, ids: np.ndarray) -> Iterator:
         """The same jets with the same masks, on this rank alone."""
@@ -290,7 +336,7 @@ class Run:
         )
 
     def _validate(self, network: nn.Module) -> tuple[dict, float]:
-        metrics, _ = self._evaluate(network, self.plan.validation_split)
+        metrics, _ = self._evaluate(network, self.plan.validation_split, "validate")
         return metrics, self.task.score(metrics)
 
     def _draw(self, network: nn.Module, step: int) -> None:

@@ -105,11 +105,11 @@ def overwrite(shard: Path, dataset: str, value: float) -> None:
         file[dataset][:] = np.full(file[dataset].shape, value)
 
 
-def test_a_label_out_of_range(damaged, tmp_path):
+def test_a_changed_label(damaged, tmp_path):
     shard = next(damaged.glob("train-*.h5"))
     overwrite(shard, "label", 2)
     finished = launch("scratch", *TINY, f"data.path={damaged}", runs=tmp_path / "runs")
-    refused(finished, shard.name, "label 2", "expected 0..1")
+    refused(finished, shard.name, "not as it was written", "convert again")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -122,6 +122,15 @@ def test_nan_pixels(damaged, tmp_path, ranks):
     attempts = (tmp_path / "runs" / "pretrain-small" / "attempts.jsonl").read_text()
     assert '"cause": "crashed"' in attempts
     assert shard.name in attempts
+
+
+def test_changed_pixels_are_found_before_the_first_step(damaged, tmp_path):
+    shard = next(damaged.glob("validation-*.h5"))  # the second of the shards, and so that of rank 1
+    overwrite(shard, "value", 1)
+    options = (f"data.path={damaged}", "data.verify_hashes=true", "--ranks-per-node", 2)
+    finished = launch("pretrain", *SHORT, *options, runs=tmp_path / "runs")
+    refused(finished, "rank 1: ", shard.name, "SHA-256 is", "restore it from a copy")
+    assert not (tmp_path / "runs" / "pretrain-small" / "metrics.jsonl").exists()
 
 
 def test_a_learning_rate_that_explodes(sample, tmp_path):

@@ -1,5 +1,6 @@
 """The engine through the command line: ZeRO stages, precisions, reproducibility, resume. Two gloo ranks on the CPU."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -101,8 +102,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(sample, runs, options):
 
 
 def one_thread() -> dict[str, str]:
-    import os
-
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -111,7 +110,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(sample, ru
     succeed(pretrain(sample, runs, "damaged", *length, ranks=1))
     run = runs / "damaged"
     newest = run / "checkpoints" / "step-00000012"
-    weights = next(newest.glob("deepspeed/*model_states.pt"))
+    weights = next(newest.glob("rank-*"))
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
@@ -125,12 +124,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(sample, ru
     assert losses(run) == before
 
 
-def test_a_resume_with_another_layout_is_refused_and_says_so(sample, runs, plain_run):
+def test_a_checkpoint_of_another_experiment_is_refused(sample, runs, plain_run):
+    config = (plain_run / "config.yaml").read_text()
+    (plain_run / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
     (plain_run / "COMPLETED").unlink()
-    refused = pretrain(sample, runs, "plain", ranks=1)
+    refused = pretrain(sample, runs, "plain", "seed=1")
+    (plain_run / "config.yaml").write_text(config)
     (plain_run / "COMPLETED").touch()
     assert refused.returncode == 78
-    assert "was written with ranks 2" in refused.stderr
+    assert "was written with another experiment" in refused.stderr
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best(sample, runs):

@@ -1,141 +1,416 @@
-"""Whole or absent: the commit protocol of one rank, with a stand-in for DeepSpeed that writes a file.
+"""Whole or absent: what one rank saves and loads, and the pieces that any number of ranks share.
 
-DeepSpeed's own part, and several ranks, are in tests/integration and tests/cluster.
+Several ranks are in tests/integration, what a power failure or a damaged disk makes of checkpoints in tests/chaos.
 """
 
 import json
+import os
+import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from jetmae.checkpoint import Checkpoints, Layout
+from jetmae.checkpoint import checkpoints as module
+from jetmae.checkpoint.checkpoints import MAX_FAILED_SAVES, Checkpoints, Identity
+from jetmae.checkpoint.pieces import Piece, StateImage, read_pieces
+from jetmae.checkpoint.store import CheckpointStore, TakenOver, write_file
 from jetmae.engine.state import TrainState
 from jetmae.errors import JetmaeError
-from jetmae.runtime.world import World
+from tests.chaos.small_run import IDENTITY, Lease, SmallBackend, make_checkpoints, state_of
 
-ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-
-
-class FileBackend:
-    """Saves one number; fails when told to."""
-
-    def __init__(self):
-        self.number, self.error = 0, None
-
-    def save(self, folder: Path) -> None:
-        (folder / "deepspeed").mkdir()
-        (folder / "deepspeed" / "number").write_text(str(self.number))
-        if self.error:
-            raise self.error
-
-    def load(self, folder: Path) -> None:
-        self.number = int((folder / "deepspeed" / "number").read_text())
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def backend() -> FileBackend:
-    return FileBackend()
+def store(tmp_path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "run" / "checkpoints", keep=2)
 
 
 @pytest.fixture
-def checkpoints(tmp_path) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", ALONE, Layout(1, 0, "fp32"), keep=2)
+def backend() -> SmallBackend:
+    return SmallBackend()
 
 
-def save(checkpoints: Checkpoints, backend: FileBackend, step: int) -> None:
-    backend.number = step
-    checkpoints.save(backend, None, TrainState(step=step, best_score=-0.5, best_step=1))
+@pytest.fixture
+def lines() -> list[dict]:
+    """Of the run's timeline."""
+    return []
 
 
-def names(checkpoints: Checkpoints) -> list[str]:
-    return sorted(path.name for path in checkpoints.folder.iterdir())
+@pytest.fixture
+def checkpoints(store, backend, lines) -> Checkpoints:
+    return make_checkpoints(store, backend, record=lines.append)
 
 
-def test_the_newest_comes_back_with_its_state_and_two_are_kept(checkpoints, backend):
+def load(store: CheckpointStore, **options: object) -> tuple[TrainState | None, SmallBackend]:
+    """As another start does it."""
+    backend = SmallBackend()
+    return make_checkpoints(store, backend, **options).load_newest(), backend
+
+
+def names(store: CheckpointStore) -> list[str]:
+    return sorted(path.name for path in store.folder.iterdir())
+
+
+def spoil(backend: SmallBackend) -> None:
+    backend.pieces()[0].values[3] = torch.nan
+
+
+# -- saving and loading ------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_comes_back_with_its_state_and_two_are_kept(store, backend, checkpoints):
     for step in (10, 20, 30):
-        save(checkpoints, backend, step)
-    assert names(checkpoints) == ["LAST", "step-00000020", "step-00000030"]
-    assert (checkpoints.folder / "LAST").read_text() == "step-00000030\n"
-    backend.number = 0
-    assert checkpoints.load_newest(backend, None) == TrainState(step=30, best_score=-0.5, best_step=1)
-    assert backend.number == 30
+        checkpoints.save_now(backend.train_to(step))
+    assert names(store) == ["LAST", "step-00000020", "step-00000030"]
+    assert (store.folder / "LAST").read_text() == "step-00000030\n"
+    state, loaded = load(store)
+    assert state == state_of(30)
+    assert loaded.holds(30)
 
 
-def test_a_new_run_has_none(checkpoints, backend):
-    assert checkpoints.load_newest(backend, None) is None
+def test_fewer_than_two_are_never_kept(tmp_path, backend):
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+    checkpoints = make_checkpoints(store, backend)
+    for step in (10, 20, 30):
+        checkpoints.save_now(backend.train_to(step))
+    assert [path.name for path in store.committed()] == ["step-00000020", "step-00000030"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 576 vs 534")])
-def test_a_failed_save_leaves_what_was_there(checkpoints, backend, error):
-    save(checkpoints, backend, 10)
-    backend.error = error
-    with pytest.raises(JetmaeError, match="could not be written"):
-        save(checkpoints, backend, 20)
-    backend.error = None
-    assert checkpoints.load_newest(backend, None).step == 10
-    save(checkpoints, backend, 20)  # over the remains of the failed one
-    assert checkpoints.load_newest(backend, None).step == 20
+def test_a_new_run_has_none(store):
+    assert load(store)[0] is None
 
 
-def damage_number(folder: Path) -> None:
-    (folder / "deepspeed" / "number").write_text("99")
+def test_a_step_that_is_committed_is_not_saved_again(store, backend, checkpoints):
+    checkpoints.save_now(backend.train_to(10))
+    written = (store.path_of(10) / "manifest.json").stat()
+    checkpoints.save_now(backend.train_to(10))
+    assert (store.path_of(10) / "manifest.json").stat() == written
 
 
-def lose_number(folder: Path) -> None:
-    (folder / "deepspeed" / "number").unlink()
+def test_the_manifest_says_what_was_written_by_whom(store, backend, checkpoints):
+    checkpoints.save_now(backend.train_to(10))
+    manifest = json.loads((store.path_of(10) / "manifest.json").read_text())
+    assert (manifest["state"]["step"], manifest["ranks"], manifest["token"]) == (10, 1, 1)
+    assert set(manifest["packages"]) == {"jetmae", "torch", "deepspeed"}
+    assert manifest["numbers"] == {"optimizer_steps": 10}
+    assert set(manifest["files"]) == {"rank-00000.safetensors"}
 
 
-def lose_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
+@pytest.mark.parametrize("what", ["experiment", "data"])
+def test_a_checkpoint_of_something_else_is_refused_and_stays(store, backend, checkpoints, what):
+    checkpoints.save_now(backend.train_to(10))
+    with pytest.raises(JetmaeError, match=rf"written with another {what} \(.*, now other\): put back"):
+        load(store, identity=Identity(**{**vars(IDENTITY), what: "other"}))
+    assert load(store)[0] == state_of(10)
 
 
-def truncate_manifest(folder: Path) -> None:
-    content = (folder / "manifest.json").read_bytes()
-    (folder / "manifest.json").write_bytes(content[: len(content) // 2])
+def test_a_damaged_checkpoint_is_set_aside_with_a_warning_and_the_older_one_is_loaded(store, backend, checkpoints):
+    for step in (10, 20):
+        checkpoints.save_now(backend.train_to(step))
+    (store.path_of(20) / "rank-00000.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"step-00000020 is damaged .* set aside as \.step-00000020\.damaged"):
+        state, loaded = load(store)
+    assert state == state_of(10)
+    assert loaded.holds(10)
+    assert ".step-00000020.damaged" in names(store)
 
 
-@pytest.mark.parametrize("damage", [damage_number, lose_number, lose_manifest, truncate_manifest])
-def test_a_damaged_checkpoint_is_set_aside_with_a_warning(checkpoints, backend, damage):
-    save(checkpoints, backend, 10)
-    save(checkpoints, backend, 20)
-    damage(checkpoints.folder / "step-00000020")
-    with pytest.warns(UserWarning, match="step-00000020 is damaged"):
-        state = checkpoints.load_newest(backend, None)
-    assert state.step == backend.number == 10
-    assert ".step-00000020.damaged" in names(checkpoints)
+def test_a_run_that_has_committed_never_starts_from_nothing(store, backend, checkpoints):
+    checkpoints.save_now(backend.train_to(10))
+    (store.path_of(10) / "manifest.json").write_text("{}")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(JetmaeError, match="restore one from a backup"):
+        load(store)
+    with pytest.raises(JetmaeError, match="no whole checkpoint is left"):  # what was set aside is all there is
+        load(store)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_never_starts_again_from_nothing(checkpoints, backend):
-    save(checkpoints, backend, 10)
-    damage_number(checkpoints.folder / "step-00000010")
-    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(JetmaeError, match="no whole checkpoint"):
-        checkpoints.load_newest(backend, None)
-    with pytest.raises(JetmaeError, match="no whole checkpoint"):  # only the one that was set aside is left
-        checkpoints.load_newest(backend, None)
+def test_what_the_records_say_counts_when_the_folder_is_gone(checkpoints):
+    with pytest.raises(JetmaeError, match="those that the run has committed"):
+        checkpoints.load_newest(ever_committed=True)
 
 
-def test_a_partial_folder_is_no_checkpoint(checkpoints, backend):
-    save(checkpoints, backend, 10)
-    partial = checkpoints.folder / ".step-00000020.partial"
-    (partial / "deepspeed").mkdir(parents=True)
-    (partial / "deepspeed" / "number").write_text("20")
-    assert checkpoints.load_newest(backend, None).step == 10
+def test_a_checkpoint_of_another_network_is_not_loaded_in_part(store, backend, checkpoints):
+    checkpoints.save_now(backend.train_to(10))
+    other = SmallBackend()
+    other.pieces().append(Piece("weight/decoder", 0, torch.zeros(3)))
+    with pytest.warns(UserWarning, match="lacks weight/decoder from 0 to 3"), pytest.raises(JetmaeError):
+        make_checkpoints(store, other).load_newest()
 
 
-def test_another_layout_is_refused_with_both(checkpoints, backend):
-    save(checkpoints, backend, 10)
-    other = Checkpoints(checkpoints.folder, ALONE, Layout(1, 3, "fp32"), keep=2)
-    with pytest.raises(JetmaeError, match=r"zero_stage 0.*zero_stage 3"):
-        other.load_newest(backend, None)
+# -- in the background -------------------------------------------------------------------------------------------------
 
 
-def test_the_manifest_lists_every_file(checkpoints, backend):
-    save(checkpoints, backend, 10)
-    folder = checkpoints.folder / "step-00000010"
-    listed = json.loads((folder / "manifest.json").read_text())["files"]
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert set(listed) == found - {"manifest.json"}
+@pytest.fixture
+def held(monkeypatch) -> threading.Event:
+    """Writing of state files waits for it."""
+    let_go = threading.Event()
+    monkeypatch.setattr(module, "write_file", lambda *words: let_go.wait(60) and write_file(*words))
+    return let_go
+
+
+def test_a_save_goes_on_while_training_does_and_commits_at_a_later_step(store, backend, checkpoints, lines, held):
+    checkpoints.begin(backend.train_to(10))
+    assert checkpoints.is_busy
+    checkpoints.await_copy()
+    backend.train_to(11)  # the copy is taken: what is written is step 10
+    assert store.committed() == []
+    held.set()
+    checkpoints.advance()  # all have written
+    checkpoints.advance()  # committed
+    assert not checkpoints.is_busy
+    assert not checkpoints.is_saving
+    state, loaded = load(store)
+    assert state == state_of(10)
+    assert loaded.holds(10)
+    assert [(line["event"], line["step"], line["outcome"]) for line in lines] == [("save", 10, "committed")]
+    assert 0 <= lines[0]["stall_s"] <= lines[0]["write_s"]
+
+
+def test_a_save_is_brought_to_its_end_before_the_next_begins(store, backend, checkpoints):
+    checkpoints.begin(backend.train_to(10))
+    checkpoints.begin(backend.train_to(20))
+    assert [path.name for path in store.committed()] == ["step-00000010"]
+    checkpoints.finish()
+    assert load(store)[0] == state_of(20)
+
+
+def test_a_process_that_ends_while_it_writes_leaves_what_is_swept(store, backend, checkpoints, held):
+    checkpoints.begin(backend.train_to(10))
+    assert names(store) == [".step-00000010.1.partial"]
+    held.set()
+    while checkpoints.is_busy:
+        pass
+    assert load(store)[0] is None
+    assert names(store) == []
+
+
+# -- saves that fail ---------------------------------------------------------------------------------------------------
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_failed_saves_are_counted_and_the_third_in_a_row_is_fatal(store, backend, checkpoints, lines, monkeypatch):
+    checkpoints.save_now(backend.train_to(10))
+    monkeypatch.setattr(module, "write_file", full_disk)
+    for number in range(1, MAX_FAILED_SAVES):
+        checkpoints.begin(backend.train_to(10 + number))
+        with pytest.warns(UserWarning, match=rf"failed \({number} in a row\): .*No space left on device"):
+            checkpoints.finish()
+    checkpoints.begin(backend.train_to(20))
+    with pytest.warns(UserWarning, match="3 in a row"), pytest.raises(JetmaeError, match="3 saves in a row failed"):
+        checkpoints.finish()
+    assert [line["outcome"] for line in lines] == ["committed", "failed", "failed", "failed"]
+    assert names(store) == ["LAST", "step-00000010"]
+    assert load(store)[0] == state_of(10)
+
+
+def test_a_save_that_succeeds_ends_the_count(store, backend, checkpoints, monkeypatch):
+    for step in (10, 20):
+        with monkeypatch.context() as broken:
+            broken.setattr(module, "write_file", full_disk)
+            checkpoints.begin(backend.train_to(step))
+            with pytest.warns(UserWarning, match=r"\(1 in a row\)"):
+                checkpoints.finish()
+        checkpoints.save_now(backend.train_to(step + 1))
+    assert load(store)[0] == state_of(21)
+
+
+def test_what_is_not_finite_is_never_committed(store, backend, checkpoints):
+    checkpoints.save_now(backend.train_to(10))
+    state = backend.train_to(20)
+    spoil(backend)
+    with pytest.raises(JetmaeError, match="weight/encoder has values that are not finite"):
+        checkpoints.save_now(state)
+    assert names(store) == ["LAST", "step-00000010"]
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_begun(store, backend, checkpoints, monkeypatch):
+    checkpoints.save_now(backend.train_to(10))
+    full = os.statvfs_result((4096, 4096, 10, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(JetmaeError, match="GiB free, a checkpoint needs"):
+        checkpoints.save_now(backend.train_to(20))
+
+
+# -- owners ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_former_owner_can_neither_begin_nor_commit(store, backend):
+    lease = Lease()
+    checkpoints = make_checkpoints(store, backend, lease=lease)
+    checkpoints.save_now(backend.train_to(10))
+    checkpoints.begin(backend.train_to(20))
+    lease.is_held = False
+    with pytest.raises(TakenOver, match="taken over by another job"):
+        checkpoints.finish()
+    with pytest.raises(TakenOver):
+        checkpoints.begin(backend.train_to(30))
+    with pytest.raises(TakenOver):
+        checkpoints.load_newest()
+    assert [path.name for path in store.committed()] == ["step-00000010"]
+
+
+def test_a_commit_after_the_sweep_of_a_new_owner_fails(store, backend):
+    partial = store.partial_of(10, token=1)
+    store.make(partial, needed_bytes=1)
+    files = {"rank-00000.safetensors": write_file(partial / "rank-00000.safetensors", memoryview(b"state"))}
+    CheckpointStore(store.folder, keep=2).sweep()
+    with pytest.raises(TakenOver, match="was taken away"):
+        store.commit(partial, 10, content={}, files=files)
+    assert names(store) == []
+
+
+def test_a_sweep_between_manifest_and_rename_wins(store, monkeypatch):
+    partial = store.partial_of(10, token=1)
+    store.make(partial, needed_bytes=1)
+    files = {"rank-00000.safetensors": write_file(partial / "rank-00000.safetensors", memoryview(b"state"))}
+    monkeypatch.setattr("jetmae.checkpoint.store.reach", lambda phase: phase == "save: rename" and store.sweep())
+    with pytest.raises(TakenOver):
+        store.commit(partial, 10, content={}, files=files)
+    assert names(store) == []
+
+
+def test_a_sweep_removes_all_remains_and_nothing_else(store, backend, checkpoints):
+    checkpoints.save_now(backend.train_to(10))
+    for left in (
+        ".step-00000020.1.partial",
+        ".step-00000020.2.partial",
+        ".step-00000020.trash",
+        ".step-00000005.trash",
+    ):
+        (store.folder / left).mkdir()
+        (store.folder / left / "rank-00000.safetensors").touch()
+    (store.folder / ".step-00000030.damaged").mkdir()
+    store.sweep()
+    assert names(store) == [".step-00000030.damaged", "LAST", "step-00000010"]
+
+
+def test_a_file_that_was_not_written_to_its_end_is_not_committed(store):
+    partial = store.partial_of(10, token=1)
+    store.make(partial, needed_bytes=1)
+    files = {"rank-00000.safetensors": write_file(partial / "rank-00000.safetensors", memoryview(b"state"))}
+    os.truncate(partial / "rank-00000.safetensors", 3)
+    with pytest.raises(JetmaeError, match="has 3 bytes, expected 5"):
+        store.commit(partial, 10, content={}, files=files)
+    assert store.committed() == []
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def parts_of(tensors: dict[str, torch.Tensor], cuts: dict[str, list[int]], rank: int) -> list[Piece]:
+    """What lies on a rank when rank r holds each tensor from the r-th cut to the next."""
+    return [Piece(name, cuts[name][rank], tensor[cuts[name][rank] : cuts[name][rank + 1]].clone())
+            for name, tensor in tensors.items()]  # fmt: skip
+
+
+def write(folder: Path, pieces_of_ranks: list[list[Piece]]) -> list[Path]:
+    paths = []
+    for rank, pieces in enumerate(pieces_of_ranks):
+        image = StateImage(pieces, CPU)
+        image.copy()
+        paths.append(folder / f"rank-{rank:05d}.safetensors")
+        write_file(paths[-1], image.content)
+    return paths
+
+
+@st.composite
+def cuttings(draw, lengths: dict[str, int]) -> tuple[int, dict[str, list[int]]]:
+    """A number of ranks, and where each tensor is cut for them."""
+    ranks = draw(st.integers(1, 4))
+    inner = {name: st.lists(st.integers(0, n), min_size=ranks - 1, max_size=ranks - 1) for name, n in lengths.items()}
+    return ranks, {name: [0, *sorted(draw(inner[name])), n] for name, n in lengths.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_cut_into_pieces_is_read_back_from_any_other(data):
+    lengths = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(0, 20), min_size=1))
+    tensors = {name: torch.randn(length) for name, length in lengths.items()}
+    writers, written = data.draw(cuttings(lengths))
+    readers, read = data.draw(cuttings(lengths))
+    with TemporaryDirectory() as folder:
+        paths = write(Path(folder), [parts_of(tensors, written, rank) for rank in range(writers)])
+        for rank in range(readers):
+            wanted = parts_of({name: torch.full_like(tensor, -1) for name, tensor in tensors.items()}, read, rank)
+            read_pieces(data.draw(st.permutations(paths)), wanted)
+            for piece in wanted:
+                assert torch.equal(piece.values, tensors[piece.name][piece.start : piece.stop])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("readers", [1, 2, 3, 4])
+def test_replicated_pieces_are_written_once_and_read_by_all(tmp_path, ranks, readers):
+    whole = SmallBackend()
+    whole.train_to(7)
+    shares = []
+    for rank in range(ranks):
+        backend = SmallBackend(rank, ranks)
+        backend.train_to(7)
+        shares.append([piece.share(rank, ranks) for piece in backend.pieces()])
+    assert sum(len(piece.values) for pieces in shares for piece in pieces) == sum(
+        len(piece.values) for piece in whole.pieces()
+    )
+    paths = write(tmp_path, shares)
+    for rank in range(readers):
+        reader = SmallBackend(rank, readers)
+        read_pieces(paths, reader.pieces())
+        reader.restore({"optimizer_steps": 7})
+        assert reader.holds(7)
+
+
+def test_a_part_that_no_file_has_is_refused_with_its_place(tmp_path):
+    tensor = torch.arange(10.0)
+    paths = write(tmp_path, [[Piece("weight", 0, tensor[:4])], [Piece("weight", 6, tensor[6:])]])
+    with pytest.raises(JetmaeError, match="lacks weight from 4 to 6"):
+        read_pieces(paths, [Piece("weight", 0, torch.empty(10))])
+
+
+def test_a_file_that_is_not_needed_is_not_read(tmp_path):
+    paths = write(tmp_path, [[Piece("weight", 0, torch.arange(4.0))], [Piece("weight", 4, torch.arange(4.0))]])
+    paths[1].unlink()
+    wanted = Piece("weight", 1, torch.empty(3))
+    read_pieces(paths, [wanted])
+    assert wanted.values.tolist() == [1, 2, 3]
+
+
+def test_the_image_is_a_file_of_the_safetensors_format(tmp_path):
+    values = {"a/weight": torch.randn(5), "b": torch.randn(1)}
+    (path,) = write(tmp_path, [[Piece("a/weight", 3, values["a/weight"]), Piece("b", 0, values["b"]),
+                                Piece("empty", 2, torch.empty(0))]])  # fmt: skip
+    read = load_file(path)
+    assert set(read) == set(values)  # an empty piece is not in it
+    assert all(torch.equal(read[name], values[name]) for name in values)
+
+
+def test_an_image_holds_what_was_copied_last(backend):
+    image = StateImage(backend.pieces(), CPU)
+    contents = []
+    for step in (1, 2):
+        backend.train_to(step)
+        image.copy()
+        backend.train_to(3)
+        contents.append(bytes(image.content))
+    assert contents[0] != contents[1]
+    assert len(contents[0]) == len(contents[1]) == len(image)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_image_that_is_not_finite_is_refused_with_the_name(value):
+    values = torch.zeros(9)
+    values[8] = value
+    image = StateImage([Piece("good", 0, torch.ones(3)), Piece("moment/head", 0, values)], CPU)
+    image.copy()
+    with pytest.raises(JetmaeError, match="moment/head has values that are not finite"):
+        image.check_finite()
 
 
 def test_the_best_score_is_kept_over_a_resume():

@@ -1,49 +1,66 @@
 """DeepSpeed, and nothing else in the project imports it: ZeRO 0-3, mixed precision, accumulation, clipping.
 
 What DeepSpeed does badly is kept away from callers: it accepts misspelt configuration (ours is typed), compiles an
-inference library when it starts on a CPU (switched off), keeps no gradient norm for stage 0, and leaves scripts beside
-its checkpoints (removed).
+inference library when it starts on a CPU (switched off), and keeps no gradient norm for stage 0. Its checkpoints are
+not used at all: checkpoint/ writes the pieces that zero_state.py finds.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import Store
 
+from jetmae.checkpoint.pieces import Piece
 from jetmae.data.loader import Batch
+from jetmae.engine.zero_state import ZeroState
 from jetmae.errors import JetmaeError
 from jetmae.runtime.world import World
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-with warnings.catch_warnings():
+with warnings.catch_warnings(), patch("torch.compile", lambda function=None, **_: function or (lambda f: f)):
+    # For ZeRO DeepSpeed imports Muon, an optimizer that is not used here and whose decorators bring in the compiler:
+    # without the patch that takes each rank 3 s at every start.
     warnings.simplefilter("ignore")
     import deepspeed
+    import deepspeed.runtime.zero.muon.muon_optimizer
 
 deepspeed.logger.setLevel("ERROR")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CHECKPOINT_TAG = "deepspeed"
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # torch waits half an hour for a peer that hangs
 
 
-def join_process_group(device: str, store: Store, *, rank: int, size: int) -> None:
-    """Initialise torch.distributed for this rank; the store is where the ranks have met."""
+def join_process_group(device: str, store: Store, *, rank: int, size: int, timeout_s: float = 1200.0) -> None:
+    """Initialise torch.distributed for this rank; the store is where the ranks have met.
+
+    A collective fails after `timeout_s`. The watchdogs are to be faster, for they know who hangs.
+    """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # inference only; compiles for a minute
     backend = "gloo" if device == "cpu" or not torch.cuda.is_available() else "nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
 def leave_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Mean loss of the global batch, its gradient's norm before clipping, and losses of this rank's micro-batches."""
+
+    loss: float
+    gradient_norm: float
+    local_losses: list[Tensor]
 
 
 class Backend:
@@ -86,40 +103,39 @@ class Backend:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=network, optimizer=optimizer, config=settings, dist_init_required=False
         )
+        self._state = ZeroState(self._engine, zero_stage, self.dtype)
 
     @property
     def network(self) -> nn.Module:
         """The network as DeepSpeed runs it; call it for a forward pass."""
         return self._engine
 
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._engine.module.named_parameters())
-
     def train_step(
-        self, loss_of: Callable[[nn.Module, Batch], Tensor], micro_batches: list[Batch], lr: float
-    ) -> tuple[float, float]:
-        """One optimizer update.
-
-        Returns:
-            the mean loss over the global batch, and the norm of its gradient before clipping.
-        """
+        self,
+        loss_of: Callable[[nn.Module, Batch], Tensor],
+        micro_batches: list[Batch],
+        lr: float,
+        *,
+        before_update: Callable[[], None],
+    ) -> StepResult:
+        """One optimizer update; `before_update` is called when all gradients are there and no weight has changed."""
         self._engine.train()
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        gradient_norm = None
+        losses, gradient_norm = [], None
         for batch in micro_batches:
             loss = loss_of(self._engine, batch.to(self.world.device))
             self._engine.backward(loss)
             if self._engine.is_gradient_accumulation_boundary():
                 gradient_norm = self._norm_before_step()
+                before_update()
             self._engine.step()
-            loss_sum += loss.detach().double()
+            losses.append(loss.detach().double())
         if gradient_norm is None:
             gradient_norm = self._engine.get_global_grad_norm()
-        mean_loss = self.world.sum(loss_sum) / (len(micro_batches) * self.world.size)
-        return mean_loss.item(), float(gradient_norm)
+        mean_loss = self.world.sum(torch.stack(losses).sum()) / (len(micro_batches) * self.world.size)
+        norm = float(gradient_norm)
+        return StepResult(mean_loss.item(), norm if norm >= 0 else math.nan, losses)  # DeepSpeed says -1 for not finite
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -139,22 +155,47 @@ class Backend:
                     weights[name] = tensor.detach().float().cpu().clone()
         return weights
 
-    def local_part(self, parameter: nn.Parameter) -> Tensor:
-        """The piece of a parameter that lies on this rank: all of it, or this rank's share under ZeRO 3."""
-        return getattr(parameter, "ds_tensor", parameter).data
+    def pieces(self) -> list[Piece]:
+        """The float32 weights and optimizer moments that lie on this rank; writing into them restores a state."""
+        return list(self._state.pieces())
 
-    def save(self, folder: Path) -> None:
-        """Write all of the training state below `folder`. Not atomic: see checkpoint.py."""
-        self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
-        if self.world.is_main:
-            for script in folder.glob("*.py"):
-                script.unlink()
+    def local_parts(self) -> dict[str, Piece]:
+        """What of each trainable weight lies on this rank, in the precision of the step: a view."""
+        named = self._engine.module.named_parameters()
+        return {name: self._state.local_part(name, p) for name, p in named if p.requires_grad}
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote, with the same number of ranks and the same stage."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
-        if path is None:
-            raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
+    def parts_changed(self) -> None:
+        """To be called when local parts were written."""
+        self._state.parts_changed()
+
+    def numbers(self) -> dict[str, float]:
+        """What belongs to the pieces and is no tensor."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        scales = vars(scaler) if self.dtype == torch.float16 else {}
+        kept = {f"loss_scaler.{name}": value for name, value in scales.items() if isinstance(value, int | float)}
+        return {"optimizer_steps": self._state.optimizer_steps, **kept}
+
+    def restore(self, numbers: dict[str, float]) -> None:
+        """Go on from pieces that have been filled, and from the numbers that belong to them."""
+        for name, value in numbers.items():
+            if name.startswith("loss_scaler."):
+                setattr(self._engine.optimizer.loss_scaler, name.removeprefix("loss_scaler."), value)
+        self._state.restored(int(numbers["optimizer_steps"]))
+
+    def replica_digest(self) -> dict[str, int]:
+        """For each weight that every rank holds whole, a sum over its bits: equal on all ranks, or one has gone wrong.
+        Empty under stage 3."""
+        if self.zero_stage == 3:
+            return {}
+        whole = {name: piece.values for name, piece in self.local_parts().items()}
+        integers = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+        sums = [values.view(integers[values.dtype]).sum(dtype=torch.int64) for values in whole.values()]
+        return dict(zip(whole, torch.stack(sums).tolist(), strict=True))
+
+    @property
+    def skipped_by_scaler(self) -> bool:
+        """Whether the last step made no update because fp16 overflowed, which the loss scaler deals with."""
+        return self.dtype == torch.float16 and bool(getattr(self._engine.optimizer, "overflow", False))
 
     def _norm_before_step(self) -> float | None:
         """Stage 0 in fp32 steps torch's optimizer directly and keeps no norm; the gradients are reduced by now."""

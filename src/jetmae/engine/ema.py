@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from jetmae.checkpoint.pieces import Piece
 from jetmae.engine.backend import Backend
-from jetmae.runtime.world import World
 
 
 class MovingAverage:
     """Float32 averages of the piece of each trainable parameter that lies on this rank, so it works under ZeRO 3."""
 
-    def __init__(self, backend: Backend, world: World, decay: float):
-        self.backend, self.world, self.decay = backend, world, decay
+    def __init__(self, backend: Backend, decay: float):
+        self.backend, self.decay = backend, decay
         self.averages = {name: part.float().clone() for name, part in self._parts().items()}
 
     def update(self) -> None:
@@ -25,30 +23,24 @@ class MovingAverage:
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
-        """The network computes with the averages inside this context."""
-        parts = self._parts()
-        kept = {name: part.clone() for name, part in parts.items()}
-        for name, part in parts.items():
-            part.copy_(self.averages[name])
+        """The network computes with the averages inside this context. Collective."""
+        kept = {name: part.clone() for name, part in self._parts().items()}
+        self._put(self.averages)
         try:
             yield
         finally:
-            for name, part in parts.items():
-                part.copy_(kept[name])
+            self._put(kept)
 
-    def save(self, folder: Path) -> None:
-        save_file({name: average.cpu() for name, average in self.averages.items()}, self._file(folder))
+    def _put(self, values: dict[str, torch.Tensor]) -> None:
+        for name, part in self._parts().items():
+            part.copy_(values[name])
+        self.backend.parts_changed()
 
-    def load(self, folder: Path) -> None:
-        for name, average in load_file(self._file(folder)).items():
-            self.averages[name].copy_(average)
+    def pieces(self) -> list[Piece]:
+        """The averages that lie on this rank; writing into them restores a state."""
+        parts = self.backend.local_parts()
+        return [Piece(f"average/{name}", parts[name].start, average, parts[name].replicated)
+                for name, average in self.averages.items()]  # fmt: skip
 
     def _parts(self) -> dict[str, torch.Tensor]:
-        return {
-            name: self.backend.local_part(parameter)
-            for name, parameter in self.backend.parameters.items()
-            if parameter.requires_grad
-        }
-
-    def _file(self, folder: Path) -> Path:
-        return folder / f"average-rank-{self.world.rank:05d}.safetensors"
+        return {name: piece.values for name, piece in self.backend.local_parts().items()}

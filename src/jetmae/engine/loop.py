@@ -2,20 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from torch import nn
 
-from jetmae.checkpoint import Checkpoints
-from jetmae.data.loader import Batch
-from jetmae.engine.backend import Backend
+from jetmae.checkpoint.checkpoints import Checkpoints
+from jetmae.data.loader import Batch, Prefetched
+from jetmae.engine.backend import Backend, StepResult
 from jetmae.engine.ema import MovingAverage
+from jetmae.engine.guard import NAMED_JETS, check_replicas, is_sound, suspects
 from jetmae.engine.optim import Schedule
 from jetmae.engine.state import TrainState
 from jetmae.errors import JetmaeError
 from jetmae.report.sinks import Recorder
+from jetmae.runtime.phases import reach
 from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.world import World
 
@@ -37,20 +39,23 @@ class Intervals:
 class Fit:
     """Everything one training needs; `run` is the loop.
 
-    `loss_of(network, batch)` is the task's loss, `validate(network)` returns its metrics and their score,
-    `export_best` keeps the present weights, `draw(network, step)` puts pictures into TensorBoard.
+    `batches_from(step)` are the micro-batches of the updates after `step`, `loss_of(network, batch)` is the task's
+    loss, `validate(network)` returns its metrics and their score, `export_best` keeps the present weights,
+    `draw(network, step)` puts pictures into TensorBoard, and `describe_jets(sample_ids)` says where jets are stored.
     """
 
     backend: Backend
     average: MovingAverage | None
-    batches: Iterable[list[Batch]]
+    batches_from: Callable[[int], Prefetched]
     loss_of: Callable[[nn.Module, Batch], object]
     validate: Callable[[nn.Module], tuple[dict, float]]
     export_best: Callable[[TrainState], None]
     draw: Callable[[nn.Module, int], None]
+    describe_jets: Callable[[list[int]], str]
     schedule: Schedule
     intervals: Intervals
     batch_size: int
+    max_skipped_steps: int
     state: TrainState
     checkpoints: Checkpoints
     recorder: Recorder | None
@@ -61,47 +66,109 @@ class Fit:
         """Train to the end, or to a stop request. True if the training is complete; committed either way.
 
         Raises:
-            JetmaeError: the loss is not finite, or a rank cannot go on.
+            JetmaeError: losses or gradients are not finite time and again, or a rank cannot go on.
+            ReplicaError: the ranks' weights have come to differ.
         """
-        steps = self.world.each(self.batches)
-        self._clock_s, self._clock_step = time.perf_counter(), self.state.step
-        while self.state.step < self.intervals.total and not self.state.finished_early:
-            if self.world.agree(stop=bool(self.stop_request)):
-                self.checkpoints.save(self.backend, self.average, self.state)
-                return False
-            self._step(next(steps))
-        self.checkpoints.save(self.backend, self.average, self.state)
-        return True
+        if self.state.step == 0:
+            self.checkpoints.save_now(self.state)  # storage that cannot be written is found before the first step
+        self._fetch_from(self.state.step)
+        stopped = False
+        while not (self._is_done or stopped):
+            verdict = self.world.agree(stop=bool(self.stop_request), busy=self.checkpoints.is_busy)
+            if not verdict.busy:
+                self.checkpoints.advance()
+            stopped = verdict.stop
+            if not stopped:
+                self._step()
+        self._batches.close()
+        check_replicas(self.backend, self.world, self.state.step)
+        self._flush_records()
+        self.checkpoints.save_now(self.state)
+        return not stopped
 
-    def _step(self, micro_batches: list[Batch]) -> None:
-        lr = self.schedule(self.state.step)
-        loss, gradient_norm = self.backend.train_step(self.loss_of, micro_batches, lr)
-        if not math.isfinite(loss):
-            raise JetmaeError(
-                f"loss is {loss} at step {self.state.step + 1}: the last checkpoint is intact; reduce optim.lr"
-                f" (now {lr:.3g}) or check the data with python jobs/data.py verify"
-            )
-        if self.average is not None:
-            self.average.update()
-        self.state.step += 1
-        self._record(loss, lr, gradient_norm)
+    @property
+    def _is_done(self) -> bool:
+        return self.state.step >= self.intervals.total or self.state.finished_early
+
+    def _fetch_from(self, step: int) -> None:
+        self._batches = self.batches_from(step)
+        self._steps = self.world.each(self._batches)
+        self._clock_s, self._clock_step = time.perf_counter(), step
+
+    def _step(self) -> None:
+        step = self.state.step + 1
+        reach("step: fetch", f"step {step}")
+        micro_batches = next(self._steps)
+        if step not in self.state.skipped_steps and not self._update(micro_batches):
+            return self._roll_back()
+        self.state.step = step
         if self._due(self.intervals.validate):
             self._validate()
         if self._due(self.intervals.pictures):
+            reach("draw", f"step {step}")
             with self._evaluating() as network:
-                self.draw(network, self.state.step)
+                self.draw(network, step)
         if self._due(self.intervals.checkpoint):
-            self.checkpoints.save(self.backend, self.average, self.state)
+            check_replicas(self.backend, self.world, step)
+            self._flush_records()
+            self.checkpoints.begin(self.state)
+
+    def _update(self, micro_batches: list[Batch]) -> bool:
+        """One optimizer update. False if it has to be undone."""
+        step, lr = self.state.step + 1, self.schedule(self.state.step)
+        reach("step: compute", f"step {step}")
+        result = self.backend.train_step(self.loss_of, micro_batches, lr, before_update=self.checkpoints.await_copy)
+        if not is_sound(result, self.backend):
+            self._note_unsound(step, lr, result, suspects(micro_batches, result, self.world))
+            return False
+        if self.average is not None:
+            self.average.update()
+        reach("step: record", f"step {step}")
+        self._record(step, result.loss, lr, result.gradient_norm)
+        return True
+
+    def _note_unsound(self, step: int, lr: float, result: StepResult, sample_ids: list[int]) -> None:
+        """Remember to skip this step.
+
+        Raises:
+            JetmaeError: too many have been skipped already.
+        """
+        what = f"loss is {result.loss}, gradient norm {result.gradient_norm} at step {step}"
+        where = f"in {self.describe_jets(sample_ids[:NAMED_JETS])}"
+        self.state.skipped_steps.append(step)
+        if len(self.state.skipped_steps) > self.max_skipped_steps:
+            raise JetmaeError(
+                f"{what}, {where}: more than optim.max_skipped_steps={self.max_skipped_steps} such steps; the last"
+                f" checkpoint is intact; reduce optim.lr (now {lr:.3g}), or check the data with"
+                " python jobs/data.py verify"
+            )
+        if self.recorder:
+            self.recorder.say(f"{what}, {where}: back to the last checkpoint, and on without this step")
+
+    def _roll_back(self) -> None:
+        """To the newest checkpoint; the steps since then are done again, but for those that are to be skipped."""
+        skipped = self.state.skipped_steps
+        self._batches.close()
+        self.state = self.checkpoints.load_newest(ever_committed=True)
+        self.state.skipped_steps = skipped
+        self._fetch_from(self.state.step)
 
     def _due(self, interval: int) -> bool:
         return self.state.step % interval == 0 or self.state.step == self.intervals.total
 
     def _validate(self) -> None:
+        reach("validate", f"step {self.state.step}")
         with self._evaluating() as network:
             metrics, score = self.validate(network)
+            if not math.isfinite(metrics["loss"]):
+                raise JetmaeError(
+                    f"validation loss is {metrics['loss']} at step {self.state.step}: the weights have grown beyond"
+                    " use; reduce optim.lr and start a new --name"
+                )
             if self.recorder:
-                self.recorder.evaluation("validation", **self._place(), metrics=metrics)
+                self.recorder.evaluation("validation", **self._place(self.state.step), metrics=metrics)
             if self.state.record_score(score):
+                reach("export best", f"step {self.state.step}")
                 self.export_best(self.state)
         patience = self.intervals.patience
         self.state.finished_early = patience is not None and self.state.validations_without_gain >= patience
@@ -109,28 +176,26 @@ class Fit:
 
     @contextmanager
     def _evaluating(self) -> Iterator[nn.Module]:
+        self.checkpoints.await_copy()  # averages may take the place of the weights
         with (
             self.average.in_place_of_weights() if self.average else nullcontext(),
             self.backend.evaluating() as network,
         ):
             yield network
 
-    def _record(self, loss: float, lr: float, gradient_norm: float) -> None:
+    def _record(self, step: int, loss: float, lr: float, gradient_norm: float) -> None:
         if self.recorder is None:
             return
-        jets_per_s = self._jets_per_s()
-        self.recorder.progress(self.state.step, loss, jets_per_s)
-        if self._due(self.intervals.log):
-            self.recorder.train(**self._place(), loss=loss, lr=lr, grad_norm=gradient_norm, jets_per_s=jets_per_s)
+        now_s = time.perf_counter()
+        jets_per_s = (step - self._clock_step) * self.batch_size / (now_s - self._clock_s)  # since the last logged step
+        self.recorder.progress(step, loss, jets_per_s)
+        if step % self.intervals.log == 0 or step == self.intervals.total:
+            self._clock_s, self._clock_step = now_s, step
+            self.recorder.train(**self._place(step), loss=loss, lr=lr, grad_norm=gradient_norm, jets_per_s=jets_per_s)
 
-    def _jets_per_s(self) -> float:
-        """Since the last logged step, evaluations left out."""
-        elapsed_s = time.perf_counter() - self._clock_s
-        rate = (self.state.step - self._clock_step) * self.batch_size / elapsed_s
-        if self._due(self.intervals.log):
-            self._clock_s, self._clock_step = time.perf_counter(), self.state.step
-        return rate
+    def _flush_records(self) -> None:
+        if self.recorder is not None:
+            self.recorder.flush()
 
-    def _place(self) -> dict:
-        step = self.state.step
+    def _place(self, step: int) -> dict:
         return {"step": step, "samples": step * self.batch_size, "epoch": step / self.intervals.per_epoch}

@@ -1,6 +1,6 @@
 """What a run has to remember besides weights and optimizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -12,6 +12,7 @@ class TrainState:
     best_step: int | None = None
     validations_without_gain: int = 0
     finished_early: bool = False
+    skipped_steps: list[int] = field(default_factory=list)  # whose loss or gradient was not finite
 
     def record_score(self, score: float) -> bool:
         """Take note of a validation score, higher is better; True if it is the best so far."""
