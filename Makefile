@@ -22,10 +22,10 @@ demo: $(SAMPLE)/manifest.json
 
 test: $(INSTALLED)
 	@sh .ci/need-slurm
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -n 2 -m "not soak"
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not soak"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not soak"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -33,6 +33,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/open_shards.py
 
 setup: $(INSTALLED)
 

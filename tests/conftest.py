@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 PROJECT = Path(__file__).resolve().parents[1]
 SAMPLE_SPLITS = ("unlabelled_train", "unlabelled_test", "train", "validation", "test")
@@ -37,6 +38,26 @@ def launch(task: str, *words: object, runs: Path, **environment: str) -> subproc
 def succeed(finished: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished
+
+
+class FileByFile(LoadScopeScheduling):
+    """Two workers share the tests file by file; all that need the Slurm cluster share one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cluster" if file.startswith("tests/cluster/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> FileByFile:
+    return FileByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left alone with them at the end."""
+    longest = [
+        PROJECT / "tests" / name for name in ("cluster", "integration/test_experiment.py", "integration", "chaos")
+    ]
+    items.sort(key=lambda item: [not item.path.is_relative_to(path) for path in longest])
 
 
 @pytest.fixture(scope="session")

@@ -232,10 +232,12 @@ class SlurmCluster:
     def power_on(self, node: str, timeout_s: float = 60) -> None:
         """Start a node and wait until jobs can use it."""
         self._start_machine(node)
-        self._wait_until(lambda: self.node_state(node) in ("idle", "mixed", "allocated"), timeout_s, f"{node} to be up")
+        usable = ("idle", "planned", "mixed", "allocated")
+        self._wait_until(lambda: self.node_state(node) in usable, timeout_s, f"{node} to be up")
 
     def node_state(self, node: str) -> str:
-        """As sinfo says it: idle, mixed, allocated, completing, down, and `*` when it does not answer."""
+        """As sinfo says it: idle, planned (idle, for a waiting job), mixed, allocated, completing, down, and `*` when
+        it does not answer."""
         return self.run("sinfo", "--noheader", "--nodes", node, "--partition=low", "--format=%T")
 
     def nodes_without_power(self) -> list[str]:

@@ -138,16 +138,23 @@ def test_preemption_without_grace_goes_on_from_the_last_commit(training, referen
     assert training.ends[1]["resumed_step"] >= 10
 
 
-def test_an_administrators_requeue_and_a_killed_rank(training, reference):
-    training.submit()
+def test_an_administrators_requeue_a_killed_and_a_stopped_rank(cluster, sample, runs, reference):
+    training = Training(cluster, sample, runs, "killed", STEPS, "engine.hang_limit_s=10").submit()
     training.await_steps(1)
     training.cluster.run("scontrol", "requeue", training.job_id)
     training.await_steps(2)
     training.signal_rank(1, signal.SIGKILL)
     training.await_steps(3)
     training.signal_rank(0, signal.SIGKILL)
+    training.await_steps(4)
+    training.signal_rank(1, signal.SIGSTOP)
     assert training.await_end() == "COMPLETED"
-    training.check_like(reference, ["preempted", "crashed", "crashed", "completed"])
+    training.check_like(reference, ["preempted", "crashed", "crashed", "crashed", "completed"])
+    messages = [end["message"] for end in training.ends[1:4]]
+    assert "rank 1 on node2 died in 'step: " in messages[0]
+    assert "rank 0 on node1 died in 'step: " in messages[1]
+    assert "rank 1 on node2 hung in 'step: " in messages[2]
+    assert "stopped by a signal" in messages[2]
 
 
 def test_a_lost_node(training, reference):
