@@ -34,6 +34,8 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/open_shards.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/open_shards.py
 
 setup: $(INSTALLED)
 
