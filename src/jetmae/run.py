@@ -149,6 +149,7 @@ class Run:
         self.task: Task = make_task(experiment, Scene(images, self.world), manifest.channels)
         if initial:
             load_encoder(self.task.encoder, initial[0])
+        self.num_parameters = sum(p.numel() for p in self.task.network.parameters())  # before ZeRO 3 takes them apart
 
     def _initial_weights(self) -> tuple[dict, WeightsInfo] | None:
         if self.experiment.init_from in (None, RANDOM):
@@ -270,10 +271,9 @@ class Run:
                 first_step=state.step,
                 total_steps=self.plan.total_steps,
             )
-            parameters = sum(p.numel() for p in self.task.network.parameters())
             self.recorder.say(
                 f"attempt {attempt_number}, {self.world.size} rank(s) on {self.world.device.type},"
-                f" {parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
+                f" {self.num_parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
                 f" steps {state.step} to {self.plan.total_steps}"
             )
 
