@@ -33,7 +33,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
         fsync(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        if error.errno and not error.filename:
+            error.filename = str(path)  # a full disk does not say which file it was
         raise
     finally:
         aside.unlink(missing_ok=True)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from jetmae.data.normalisation import Normalisation
 from jetmae.errors import JetmaeError
 from jetmae.files import cannot_write, make_lasting, written_aside
+
+METADATA = "jetmae"
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ def write_weights(path: Path, weights: dict[str, Tensor], info: WeightsInfo) -> 
     Raises:
         JetmaeError: it cannot be written.
     """
-    metadata = {"jetmae": json.dumps(asdict(info)), "xxh3_128": digest_of(weights)}
+    about = json.dumps(asdict(info))
+    # One entry: safetensors writes several in an order of its own, and equal weights are to give equal files.
+    metadata = {METADATA: json.dumps({"info": about, "xxh3_128": digest_of(weights, about)})}
     try:
         make_lasting(path.parent)
         with written_aside(path) as aside:
-            save_file(weights, aside, metadata=metadata)
-    except (OSError, SafetensorError) as error:
+            aside.write_bytes(save(weights, metadata=metadata))  # save_file would keep it from all but the owner
+    except OSError as error:
         raise cannot_write(path, error) from error
 
 
@@ -54,15 +58,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata, digest = (file.metadata()[name] for name in ("jetmae", "xxh3_128"))
+            metadata = json.loads(file.metadata()[METADATA])
+            about, digest = metadata["info"], metadata["xxh3_128"]
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise JetmaeError(
             f"{path} is not a weight file of jetmae ({error}): expected one of a run's weights/"
         ) from error
-    if digest != digest_of(weights):
-        raise JetmaeError(f"{path} is damaged, its values are not what was written: restore it, or train that run anew")
-    content = json.loads(metadata)
+    if digest != digest_of(weights, about):
+        raise JetmaeError(f"{path} is damaged, its content is not what was written: restore it, or train that run anew")
+    content = json.loads(about)
     constants = content["normalisation"]
     content["normalisation"] = Normalisation(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in constants.items()}
@@ -72,9 +77,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     return weights, WeightsInfo(**content)
 
 
-def digest_of(weights: dict[str, Tensor]) -> str:
-    """A hash over names and values: the format has none of its own."""
-    digest = xxhash.xxh3_128()
+def digest_of(weights: dict[str, Tensor], about: str) -> str:
+    """A hash over names, values and what is said about them: the format has none of its own."""
+    digest = xxhash.xxh3_128(about.encode())
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().numpy())

@@ -1,7 +1,7 @@
 """What a program does to the files below one folder, as a list of operations on a Disk (tests/chaos/disk.py).
 
-The functions of `os` that change files are wrapped, and `open`, whose writes do not pass through them. A library that
-writes by itself (safetensors) is seen by what it has done when our code flushes or renames that file.
+The functions of `os` that change files are wrapped, and `open`, whose writes do not pass through them. What a library
+writes by itself would be missed, and found to be missed at the end.
 """
 
 import builtins
@@ -81,7 +81,6 @@ class Recorder:
         self._real["fsync"](descriptor)
         place = self._place(descriptor)
         if place is not None and os.path.exists(os.path.join(self.root, place)):
-            self._look(place)
             self._done(Flush(self._node(place)), place)
 
     def _os_mkdir(self, path, mode=0o777, *, dir_fd=None):
@@ -104,7 +103,6 @@ class Recorder:
             return
         (folder, old_name), (new_folder, new_name) = _split(source), _split(target)
         assert folder == new_folder, f"a rename between folders is not modelled: {source} to {target}"
-        self._look(source, now_at=target)
         self._done(Rename(self._node(folder), old_name, new_name), target)
 
     def _open_file(self, file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, *more, **options):
@@ -149,20 +147,6 @@ class Recorder:
         if (place := self._place(path, dir_fd)) is not None:
             folder, name = _split(place)
             self._done(Remove(self._node(folder), name), place)
-
-    def _look(self, place: str, *, now_at: str | None = None) -> None:
-        """Note what a library has written into a file by itself."""
-        path = os.path.join(self.root, now_at or place)
-        if os.path.isdir(path):
-            return
-        with self._open(path, "rb") as file:
-            content = file.read()
-        if self.disk.node_at(place) is None:
-            self._make(place, is_folder=False)
-        node = self._node(place)
-        if self.disk.content_of(node) != content:
-            self.truncated(place, 0)
-            self._done(Write(node, 0, content), place)
 
     def _done(self, operation: Operation, place: str) -> None:
         self._note(operation, f"{type(operation).__name__} {os.path.basename(place)} by {_callers()}")

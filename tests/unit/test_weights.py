@@ -1,5 +1,7 @@
 """The weights that leave a run say what they are, and are read only if they are what was written."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -30,6 +32,23 @@ def test_a_flipped_bit_is_found(written):
     written.write_bytes(content)
     with pytest.raises(JetmaeError, match=r"best\.safetensors is damaged"):
         read_weights(written)
+
+
+def test_a_changed_word_about_them_is_found(written):
+    written.write_bytes(written.read_bytes().replace(b"hcal", b"ecal"))
+    with pytest.raises(JetmaeError, match=r"best\.safetensors is damaged"):
+        read_weights(written)
+
+
+def test_equal_weights_give_equal_files_that_a_group_may_read(tmp_path):
+    """safetensors orders several metadata anew in each thread, and keeps a file of its own from all but the owner."""
+    paths = [tmp_path / f"{n}.safetensors" for n in range(8)]
+    for path in paths:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(write_weights, path, {"a": torch.arange(6.0)}, INFO).result()
+    assert len({path.read_bytes() for path in paths}) == 1
+    (tmp_path / "plain").touch()
+    assert paths[0].stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_foreign_file_is_refused(tmp_path):
