@@ -35,7 +35,6 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/open_shards.py
 	$(BIN)/python benchmarks/checkpoint.py
-	$(BIN)/python benchmarks/open_shards.py
 
 setup: $(INSTALLED)
 

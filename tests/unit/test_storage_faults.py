@@ -17,7 +17,7 @@ import torch
 from jetmae import files
 from jetmae.checkpoint.checkpoints import MAX_FAILED_SAVES, Checkpoints, Identity
 from jetmae.checkpoint.pieces import Piece
-from jetmae.checkpoint.store import CheckpointStore
+from jetmae.checkpoint.store import CheckpointStore, TakenOver
 from jetmae.engine.state import TrainState
 from jetmae.errors import JetmaeError, exit_with_one_line
 from jetmae.files import NotVisible, await_listed
@@ -285,6 +285,36 @@ def test_files_that_vanish_from_sight_between_the_check_and_the_read_are_no_dama
     results = on_two_ranks(lease, load, late)
     assert [type(error) for error in results] == [NotVisible, NotVisible]
     assert not list(lease.root.glob("checkpoints/.step*damaged*"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rank-00001.safetensors"])
+def test_storage_that_does_not_answer_is_no_damage_and_all_ranks_say_so(lease, monkeypatch, name):
+    on_two_ranks(lease, save_ten)
+    with monkeypatch.context() as unplugged:
+        unplugged.setattr(Path, "open", stale_for(name, Path.open))
+        results = on_two_ranks(lease, load)
+    for error in results:
+        assert isinstance(error, JetmaeError)
+        assert f"{name} cannot be read on" in str(error)
+        assert os.strerror(errno.ESTALE) in str(error)
+    assert on_two_ranks(lease, load) == [(10, 10.0), (10, 10.0)]
+
+
+def stale_for(name: str, real: Callable) -> Callable:
+    def call(path, *arguments, **more):
+        if path.name == name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, *arguments, **more)
+
+    return call
+
+
+def test_a_run_that_was_taken_over_ends_on_all_ranks_before_anything_is_read(lease):
+    on_two_ranks(lease, save_ten)
+    later = Lease(lease.root, lease.token + 1)
+    (lease.root / f".lease-{later.token:08d}.json").write_text("{}")
+    results = on_two_ranks(lease, load)
+    assert [type(error) for error in results] == [TakenOver, TakenOver]
 
 
 def hide_before(method: Callable, late: LateFor) -> Callable:

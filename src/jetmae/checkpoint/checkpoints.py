@@ -17,12 +17,12 @@ from pathlib import Path
 from threading import Event
 
 from jetmae.checkpoint.pieces import StateImage, read_pieces
-from jetmae.checkpoint.store import CheckpointStore, Fingerprint, TakenOver, write_file
+from jetmae.checkpoint.store import MANIFEST, CheckpointStore, Fingerprint, TakenOver, damage_behind, write_file
 from jetmae.engine.backend import Backend
 from jetmae.engine.ema import MovingAverage
 from jetmae.engine.state import TrainState
 from jetmae.errors import JetmaeError
-from jetmae.files import NotVisible, await_listed, cannot_write, refresh
+from jetmae.files import await_listed, cannot_write, refresh
 from jetmae.runtime.lease import Lease
 from jetmae.runtime.phases import reach
 from jetmae.runtime.world import World
@@ -75,6 +75,7 @@ class Checkpoints:
         self._image = StateImage([piece.share(world.rank, world.size) for piece in self._pieces], world.device)
         self._whole_bytes = sum(world.gather(len(self._image)))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._packages = {name: version(name) for name in RECORDED_PACKAGES}
         self._copied = Event()
         self._save: _Save | None = None
         self._failures = 0
@@ -156,7 +157,7 @@ class Checkpoints:
             "identity": asdict(self.identity),
             "ranks": self.world.size,
             "token": self.lease.token,
-            "packages": {name: version(name) for name in RECORDED_PACKAGES},
+            "packages": self._packages,
         }
         self._copied.clear()
         self._image.wait_for_updates()
@@ -233,11 +234,7 @@ class Checkpoints:
         """
         began_at_s = time.monotonic()
         self.finish()
-        if self.world.is_main:
-            self._check_lease()
-            if self.store.folder.exists():
-                refresh(self.store.folder)  # commits of an earlier start on another node
-            self.store.sweep()
+        self.world.on_main(self._take_stock)
         ever_committed = ever_committed or self.store.has_ever_committed()
         names, ever_committed = self.world.gather(([path.name for path in self.store.committed()], ever_committed))[0]
         for name in reversed(names):
@@ -252,21 +249,27 @@ class Checkpoints:
             )
         return None
 
+    def _take_stock(self) -> None:
+        self._check_lease()
+        if self.store.folder.exists():
+            refresh(self.store.folder)  # commits of an earlier start on another node
+        self.store.sweep()
+
     def _load(self, folder: Path) -> TrainState | None:
         """None if the checkpoint is damaged, and was set aside."""
         reach("restore: verify", folder.name)
-        manifest, damage = self.world.gather(self._read_manifest(folder) if self.world.is_main else None)[0]
+        found = self.world.together(lambda: self._read_manifest(folder) if self.world.is_main else None)
+        manifest, damage = self.world.gather(found)[0]
         if damage is None:
             self._check_identity(manifest["identity"], folder)
             damage = self._damage(folder, manifest["files"])
-        if damage is None:
-            reach("restore: read", folder.name)
-            damage = self._read(folder, sorted(manifest["files"]))
-        if damage is None:
-            self.backend.restore(manifest["numbers"])
-            return TrainState(**manifest["state"])
-        self.world.on_main(lambda: self._set_aside(folder, damage))
-        return None
+        if damage is not None:
+            self.world.on_main(lambda: self._set_aside(folder, damage))
+            return None
+        reach("restore: read", folder.name)
+        self._read(folder, sorted(manifest["files"]))
+        self.backend.restore(manifest["numbers"])
+        return TrainState(**manifest["state"])
 
     def _read_manifest(self, folder: Path) -> tuple[dict | None, str | None]:
         """The manifest, or what is wrong with it or with the sizes it lists."""
@@ -277,7 +280,9 @@ class Checkpoints:
             for name, fingerprint in manifest["files"].items():
                 if (found := (folder / name).stat().st_size) != fingerprint.bytes:
                     return None, f"{name} has {found} bytes, expected {fingerprint.bytes}"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            return None, damage_behind(error, Path(error.filename or folder / MANIFEST))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"{type(error).__name__}: {error}"
         return manifest, None
 
@@ -296,17 +301,11 @@ class Checkpoints:
         for path in (folder, *(folder / name for name in names)):
             await_listed(path)
 
-    def _read(self, folder: Path, names: list[str]) -> str | None:
+    def _read(self, folder: Path, names: list[str]) -> None:
         """Each rank begins with the file that it would have written itself: with equal layouts it needs no other."""
         first = self.world.rank % len(names)
         paths = [folder / name for name in names[first:] + names[:first]]
-        try:
-            self.world.together(lambda: read_pieces(paths, self._pieces))
-        except NotVisible:
-            raise
-        except JetmaeError as error:
-            return str(error)
-        return None
+        self.world.together(lambda: read_pieces(paths, self._pieces))
 
     def _check_identity(self, written: dict, folder: Path) -> None:
         for what, now in asdict(self.identity).items():

@@ -10,9 +10,11 @@ The rename of the partial folder is the commit: everything in it is on disk befo
 every file, and its own hash, so that any changed byte of a checkpoint is found.
 """
 
+import errno
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from jetmae.runtime.phases import reach
 MANIFEST = "manifest.json"
 FORMAT = "jetmae-checkpoint-1"
 BLOCK_BYTES = 1 << 24
+DAMAGE = (errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR)
 
 
 class TakenOver(JetmaeError):
@@ -146,7 +149,7 @@ class CheckpointStore:
                 if fingerprint_of(folder / name) != files[name]:
                     return f"{name} is not what was written"
             except OSError as error:
-                return f"{name}: {error.strerror}"
+                return damage_behind(error, folder / name)
         return None
 
     def set_aside(self, folder: Path) -> Path:
@@ -177,6 +180,20 @@ class CheckpointStore:
             folder.rename(trash)
             fsync(self.folder)
         shutil.rmtree(trash)
+
+
+def damage_behind(error: OSError, path: Path) -> str:
+    """What is wrong with a file that cannot be read.
+
+    Raises:
+        JetmaeError: nothing that lies with the file: a server that does not answer, a lack of rights or of memory.
+    """
+    if error.errno not in DAMAGE:
+        raise JetmaeError(
+            f"{path} cannot be read on {socket.gethostname()} ({error.strerror}): the checkpoint is left where it is;"
+            " mend the storage, then start again to go on"
+        ) from error
+    return f"{path.name}: {error.strerror}"
 
 
 def _taken_over(partial: Path) -> TakenOver:
