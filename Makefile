@@ -1,7 +1,8 @@
 # make demo       the whole experiment on the shipped sample: five runs and their comparison, about 6 minutes on 2 cores
-# make test       all tests (make test-fast: those without training)
+# make test       all tests but those of hours (make test-fast: those without training)
 # make check      style
 # make bench      benchmarks; they print our figures beside a peer's
+# make setup      installation alone; make clean removes it, and what make demo made
 #
 # Each target installs what it needs into .venv first. PYTHON=... chooses the interpreter, pip's own settings where
 # packages come from.
@@ -48,4 +49,4 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) $(SAMPLE) runs/demo

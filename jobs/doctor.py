@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     for option in ("partition", "account", "qos", "constraint", "mem"):
         slurm.add_argument(f"--{option}", metavar=option.upper())
     slurm.add_argument("--time", dest="time_min", type=_minutes, metavar="TIME", help="minutes, H:MM:SS or D-H")
-    slurm.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any further sbatch option")
+    slurm.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="as for launch.py")
     parser.set_defaults(dependency=None)  # of launch.py's Slurm options the only one that makes no sense here
     return parser.parse_args()
 
@@ -115,9 +115,10 @@ def examine_storage(runs_dir: Path, resources, arguments: argparse.Namespace) ->
     from jetmae.doctor.verdict import has_failed
 
     size_bytes, nodes = checkpoint_bytes(arguments), resources.nodes if resources else 1
+    ranks = nodes * resources.tasks_per_node if resources else 1
     verdicts, save_s = [], None
     for verdict in storage.check_storage(
-        runs_dir, checkpoint_bytes=size_bytes, num_checkpoints=arguments.checkpoints, nodes=nodes
+        runs_dir, checkpoint_bytes=size_bytes, num_checkpoints=arguments.checkpoints, nodes=nodes, ranks=ranks
     ):
         yield verdict
         verdicts.append(verdict)

@@ -43,6 +43,10 @@ CHAIN = {  # run name below the chain's folder: (task, where its weights come fr
 
 def main() -> int:
     arguments = parse_arguments()
+    if site(arguments) == "local":
+        refuse_slurm_options(arguments)
+    else:
+        resources(arguments)  # an option that Slurm cannot take ends here, before anything is written
     stages = chain_stages(arguments) if arguments.task == "chain" else [single_stage(arguments)]
     for stage in stages:  # all of them before the first starts: hours may lie between
         for member in stage.members:
@@ -174,7 +178,6 @@ def train_here(stages: list[Stage], arguments: argparse.Namespace) -> int:
     """One run after the other as processes of this machine; ends with the first that does not complete."""
     from jetmae.runtime.local_processes import run_ranks
 
-    refuse_slurm_options(arguments)
     for member in (member for stage in stages for member in stage.members):
         if member.run.completed.exists():
             print(f"{member.run.root} is complete; another --name starts anew")
@@ -319,9 +322,9 @@ def resources(arguments: argparse.Namespace):
 
 
 def refuse_slurm_options(arguments: argparse.Namespace) -> None:
-    given = [option for option in SLURM_OPTIONS if getattr(arguments, option.replace("-", "_")) not in (None, [])]
+    given = [option for option, name in SLURM_OPTIONS.items() if getattr(arguments, name) not in (None, [])]
     if given:
-        raise JetmaeError(f"--{given[0]} is for Slurm, and this run is local: leave it out, or add --cluster slurm")
+        raise JetmaeError(f"{given[0]} is for Slurm, and this run is local: leave it out, or add --cluster slurm")
 
 
 def print_dry_run(stages: list[Stage], arguments: argparse.Namespace) -> int:
@@ -342,8 +345,10 @@ def print_dry_run(stages: list[Stage], arguments: argparse.Namespace) -> int:
 
 # -- what is typed -----------------------------------------------------------------------------------------------------
 
-SLURM_OPTIONS = ("partition", "account", "qos", "constraint", "mem", "dependency", "time-min", "lead-time-s",
-                 "gpus-per-node", "cpus-per-task", "sbatch")  # fmt: skip
+SLURM_WORDS = ("partition", "account", "qos", "constraint", "mem", "dependency")
+SLURM_OPTIONS = {f"--{name.replace('_', '-')}": name
+                 for name in (*SLURM_WORDS, "lead_time_s", "gpus_per_node", "cpus_per_task", "sbatch")}  # fmt: skip
+SLURM_OPTIONS["--time"] = "time_min"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -364,13 +369,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print configuration and sbatch script, start nothing")
     parser.add_argument("--freeze", action="store_true", help="write the run folder, print its path, start nothing")
     slurm = parser.add_argument_group("Slurm", "what the job asks for; the site's preset gives the rest")
-    for option in ("partition", "account", "qos", "constraint", "mem", "dependency"):
+    for option in SLURM_WORDS:
         slurm.add_argument(f"--{option}", metavar=option.upper())
     slurm.add_argument("--time", dest="time_min", type=_minutes, metavar="TIME", help="minutes, H:MM:SS or D-H")
     slurm.add_argument("--lead-time-s", type=_positive, help="warning before the time limit")
     slurm.add_argument("--gpus-per-node", type=_positive)
     slurm.add_argument("--cpus-per-task", type=_positive)
-    slurm.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any further sbatch option")
+    sbatch_help = "a further sbatch option, of an allow-list"
+    slurm.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help=sbatch_help)
     return parser.parse_intermixed_args()
 
 

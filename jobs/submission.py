@@ -92,7 +92,7 @@ def resources_for(site: str, given: dict[str, object]) -> Resources:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
         message = first["msg"].removeprefix("Value error, ")
-        option = {"extra": "sbatch"}.get(field, field)
+        option = {"extra": "sbatch", "time-min": "time"}.get(field, field)
         raise JetmaeError(
             f"{site}: {field} = {first['input']!r}: {message}; correct --{option} or {path.name}"
         ) from None

@@ -117,11 +117,16 @@ def message_of(folder: RunFolder, start: str, code: int, *, said: str | None) ->
 
 
 def changed_shards_of(folder: RunFolder) -> list[str]:
-    """What to say of a bus error: a memory-mapped file was cut short under its reader."""
-    import yaml
+    """What to say of a bus error: a memory-mapped file was cut short under its reader.
 
-    from jetmae.data.integrity import changed_shards
+    Nothing where the batch shell lacks a package: the requeue that follows must not depend on it.
+    """
+    try:
+        import yaml
 
+        from jetmae.data.integrity import changed_shards
+    except ImportError:
+        return []
     return changed_shards(Path(yaml.safe_load(folder.config.read_text())["data"]["path"]))
 
 

@@ -4,6 +4,7 @@
     launch.json        how it was started: command, code version, packages, layout
     attempts.jsonl     one line per start and per end
     .lease-N.json      who owns the folder; the highest N counts (runtime/lease.py)
+    .lock              keeps a second start on the same machine out at once
     metrics.jsonl      one line per logged step and per evaluation
     timeline.jsonl     one line per restore and per save: how long it took
     logs/              text output of each rank
@@ -11,7 +12,6 @@
     checkpoints/       step-00001234/, LAST
     weights/           best.safetensors
     evaluation/        what the finished network says of train and test data
-    report/
     COMPLETED          exists when the run has nothing left to do
 
 The folder is the only input of a resume and is named by the experiment, not by a job.

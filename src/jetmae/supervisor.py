@@ -41,7 +41,6 @@ class Ending:
     code: int
     facts: dict[str, str]
     restarts: int = 0
-    node_lost: bool = False
 
     @property
     def job_is_running(self) -> bool:

@@ -1,7 +1,7 @@
 """Weights that leave a run: one safetensors file that says by itself what it is.
 
-The metadata hold the experiment, the shape of the images and the normalisation constants, so that whoever starts from
-these weights sees the pixels exactly as they did.
+The metadata hold the task, the network, the shape of the images and the normalisation constants, so that whoever starts
+from these weights sees the pixels exactly as they did.
 """
 
 import json

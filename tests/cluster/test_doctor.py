@@ -135,8 +135,7 @@ def test_a_controller_that_does_not_answer(on_cluster, monkeypatch, tmp_path):
 @contextmanager
 def hidden(cluster, node: str, place: Path, *, behind: Path | None = None, size: str = "16m") -> Iterator[None]:
     """On one node something else lies at a place: a file, or (None) an empty file system in memory."""
-    if not cluster.has_own_machines:
-        pytest.skip("nodes with mounts of their own need root")
+    assert cluster.has_own_machines, "this test has to mount file systems, as root"
     first_process = next(iter(descendants(cluster._machines[node].pid)))
     enter = ("nsenter", "--mount", "--pid", f"--target={first_process}")
     source = ("-t", "tmpfs", "-o", f"size={size}", "tmpfs") if behind is None else ("--bind", str(behind))

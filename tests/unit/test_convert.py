@@ -574,10 +574,7 @@ def test_simulate_needs_one_output():
     assert result.stderr == "error: simulate: 0 outputs, expected one: OUT.h5 or --sample FOLDER; give one of them\n"
 
 
-def test_help_is_quick():
-    started_at_s = time.monotonic()
-    assert run("--help").returncode == 0
-    assert time.monotonic() - started_at_s < 2  # 0.05 s in truth; importing h5py alone would take longer than 0.3
+def test_help_imports_nothing_that_takes_time():
     code = f"import runpy, sys\nsys.argv = ['data.py', '--help']\nrunpy.run_path({str(COMMAND)!r}, run_name='__main__')"
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -267,7 +267,7 @@ from itertools import chain
 from pathlib import Path
 from jetmae.doctor import storage
 folder, size = Path(sys.argv[1]), {checkpoint_bytes}
-verdicts = list(storage.check_storage(folder, checkpoint_bytes=size, num_checkpoints=2, nodes=2))
+verdicts = list(storage.check_storage(folder, checkpoint_bytes=size, num_checkpoints=2, nodes=2, ranks=4))
 if len(verdicts) > 1:
     verdicts.append(storage.measure_save(folder, size)[0])
 print(json.dumps([asdict(verdict) for verdict in verdicts]))
@@ -294,7 +294,7 @@ def test_a_full_disk_and_no_room_for_checkpoints(tmp_path):
 
 
 def test_too_few_inodes(tmp_path):
-    assert verdicts_on_a_mount(tmp_path, "size=64m,nr_inodes=20")["inodes"]["level"] == "FAILED"
+    assert verdicts_on_a_mount(tmp_path, "size=64m,nr_inodes=16")["inodes"]["level"] == "FAILED"
 
 
 def test_a_read_only_run_folder_ends_the_checks_of_storage(tmp_path):
@@ -304,7 +304,7 @@ def test_a_read_only_run_folder_ends_the_checks_of_storage(tmp_path):
 
 
 def test_storage_checks_leave_nothing_behind(tmp_path):
-    list(storage.check_storage(tmp_path, checkpoint_bytes=1, num_checkpoints=2, nodes=1))
+    list(storage.check_storage(tmp_path, checkpoint_bytes=1, num_checkpoints=2, nodes=1, ranks=1))
     storage.measure_save(tmp_path, 2**20)
     assert list(tmp_path.iterdir()) == []
 
@@ -398,7 +398,7 @@ HEALTHY = {
     "clock_s": 1000.0,
     "reduce_gb_per_s": 20.0,
     "tflops": 250.0,
-    "lock_excludes": True,
+    "names_created": results.NAMES / 4,
     "save_s": 3.0,
     "stage": "done",
 }
@@ -442,7 +442,7 @@ def test_healthy_ranks_have_no_fault():
         ({3: {"device_error": "driver too old"}}, "GPUs in torch", "FAILED", "driver too old"),
         ({2: {"clock_s": 940.0}}, "clocks", "warning", "60 s behind"),
         ({2: {"tflops": 150.0}}, "speed of A100", "warning", "rank 2 on node2 150"),
-        ({2: {"lock_excludes": False}}, "lock across nodes", "warning", "node2"),
+        ({2: {"names_created": results.NAMES}}, "lease across nodes", "FAILED", "20 names were created 35"),
         ({2: {"save_s": 90.0}}, "save time", "warning", "rank 2 on node2"),
         ({3: {"shared_memory_mib": None}}, "/dev/shm on nodes", "FAILED", "missing"),
         ({3: {"data": "4567"}}, "data on nodes", "FAILED", "2 different datasets"),

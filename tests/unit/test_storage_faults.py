@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,10 +329,9 @@ def test_a_rank_that_sees_the_folder_of_a_new_save_late_waits_with_its_file(leas
     assert on_two_ranks(lease, save_ten) == [None, None]
     late.shown = False
     late.show_after(0.5)
-    began_at_s = time.monotonic()
     results = on_two_ranks(lease, lambda checkpoints: save_late(checkpoints, late))
     assert results == [None, None]
-    assert time.monotonic() - began_at_s >= 0.4
+    assert late.shown
     assert (lease.root / "checkpoints" / "step-00000020").exists()
 
 
@@ -379,7 +377,7 @@ def record_step(recorder: Recorder, step: int) -> None:
     recorder.train(step=step, samples=step, epoch=0.1, loss=0.5, lr=1e-3, grad_norm=1.0, jets_per_s=1.0)
 
 
-def test_tensorboard_on_a_full_disk_is_said_once_and_ends_nothing(recorder, tmp_path, monkeypatch, capsys):
+def test_tensorboard_on_a_full_disk_is_said_once_and_ends_nothing(recorder, tmp_path, capsys):
     record_step(recorder, 1)
     with open("/dev/full", "wb", buffering=0) as full, recorder._tensorboard._file:
         recorder._tensorboard._file = full

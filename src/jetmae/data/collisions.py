@@ -149,7 +149,7 @@ def import_pythia() -> ModuleType:
         import pythia8mc
     except ImportError as error:
         raise JetmaeError(
-            f"pythia8mc cannot be imported ({error}): the simulation needs it; pip install 'jetmae[sim]'"
+            f"pythia8mc cannot be imported ({error}): the simulation needs it; pip install -e '.[sim]'"
         ) from error
     return pythia8mc
 

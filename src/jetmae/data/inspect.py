@@ -291,7 +291,7 @@ def _mosaic(images_BHW: NDArray) -> tuple[NDArray, list[tuple[int, int]]]:
     tiles = [divmod(jet, columns) for jet in range(jets)]
     corners = [(row * (height + margin) + margin, column * (width + margin)) for row, column in tiles]
     for (row, column), image in zip(corners, images_BHW, strict=True):
-        mosaic[row : row + height, column : column + width] = image[::-1]  # phi upwards
+        mosaic[row : row + height, column : column + width] = image[::-1]  # eta upwards, in simulated jets
     return mosaic, corners
 
 

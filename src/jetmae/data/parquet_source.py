@@ -45,7 +45,7 @@ def _import_parquet():
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise JetmaeError("Parquet files need pyarrow; install it with: pip install 'jetmae[convert]'") from error
+        raise JetmaeError("Parquet files need pyarrow; install it with: pip install -e '.[convert]'") from error
     return parquet
 
 
@@ -57,7 +57,7 @@ def _part(path: Path, file, options: SourceOptions) -> SourcePart:
     where = f"source {path}: {key}"
     resolve = resolve_axes if len(sizes) == 3 else resolve_flat
     shape, channels_last = resolve(sizes if len(sizes) == 3 else int(np.prod(sizes)), options, where)
-    columns = _scalar_columns(path, file, options, key, found)
+    columns = _scalar_columns(path, file, options, found)
     nesting = "nested" if len(sizes) == 3 else "flat"
     names = ", ".join(f"{name} {column}" for name, (column, _) in columns.items()) or "no labels"
     values = {name: array for name, (_, array) in columns.items()}
@@ -103,7 +103,7 @@ def _image_sizes(path: Path, key: str, file) -> tuple[int, ...]:
     )
 
 
-def _scalar_columns(path: Path, file, options: SourceOptions, image_key: str, found: str) -> dict:
+def _scalar_columns(path: Path, file, options: SourceOptions, found: str) -> dict:
     """`label`, `mass`, `pt` -> (column name, values (N,)), as far as the file has them."""
     scalars = [field.name for field in file.schema_arrow if not _is_list(field.type)]
     names = {"mass": find_name(scalars, MASS_NAMES), "pt": find_name(scalars, PT_NAMES)}

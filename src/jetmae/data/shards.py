@@ -21,7 +21,7 @@ Towers: a hadron calorimeter tower covers tower_size x tower_size pixels with on
 for every tower of every jet of the shard is stored once per tower (attribute `tower_channels`), with places H * W + t
 where t counts towers row by row. A place thus says by itself what it means, and shards of both kinds mix in a batch.
 
-Shapes: N jets, C channels, H rows (phi), W columns (eta), nnz stored values.
+Shapes: N jets, C channels, H rows and W columns (eta and phi in simulated jets), nnz stored values.
 """
 
 import math

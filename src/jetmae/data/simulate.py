@@ -1,4 +1,4 @@
-"""Simulated jets in our own source layout (layout 8): Pythia 8 collisions, pile-up, a CMS-like detector, HDF5.
+"""Simulated jets in a source layout of our own: Pythia 8 collisions, pile-up, a CMS-like detector, HDF5.
 
 Jets are made in blocks of a fixed number. A block's random streams follow from (seed, block number, class) alone, and
 blocks are written in order: the file is the same, bit for bit, whatever the number of worker processes.

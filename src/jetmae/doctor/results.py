@@ -6,7 +6,7 @@ from statistics import median
 
 from jetmae.doctor.job import Outcome
 from jetmae.doctor.machine import check_shared_memory
-from jetmae.doctor.ranks import Ask, Found
+from jetmae.doctor.ranks import NAMES, Ask, Found
 from jetmae.doctor.verdict import Verdict, failed, ok, warning
 
 Results = dict[int, Found]
@@ -65,7 +65,7 @@ def check_measurements(results: Results, warned_s: dict[str, float]) -> Iterator
     yield check_clocks({rank: found["clock_s"] for rank, found in results.items() if "clock_s" in found})
     yield from check_reduce(results)
     yield from check_speed(results)
-    yield from check_lock(results)
+    yield from check_lease(results)
     yield from check_save(results, warned_s)
 
 
@@ -277,15 +277,17 @@ def compare_speeds(kind: str, members: Results) -> Verdict:
     return warning(name, f"{typically}; slow: {', '.join(listed[:MOST_NAMED])}", meaning, todo)
 
 
-def check_lock(results: Results) -> Iterator[Verdict]:
-    """Training's lock holds against the other ranks' nodes; only a protection, so a warning."""
-    through = sorted({str(found["node"]) for found in results.values() if found.get("lock_excludes") is False})
-    if through:
-        meaning = "a second start of a run on another node is not kept out"
-        todo = "do not start a run twice; Lustre: ask for mount option flock instead of localflock"
-        yield warning("lock across nodes", f"not seen on {', '.join(through)}", meaning, todo)
-    elif any("lock_excludes" in found for found in results.values()):
-        yield ok("lock across nodes", "held by one rank, seen by all")
+def check_lease(results: Results) -> Iterator[Verdict]:
+    """A run belongs to whoever creates its lease: of ranks that create a name at once, one may succeed."""
+    created = [found["names_created"] for found in results.values() if "names_created" in found]
+    if not created:
+        return
+    if sum(created) == NAMES:
+        yield ok("lease across nodes", f"{NAMES} names, each created by one rank alone")
+    else:
+        meaning = "two starts could train in one run folder"
+        todo = "another --runs-dir, on a POSIX file system"
+        yield failed("lease across nodes", f"{NAMES} names were created {sum(created)} times", meaning, todo)
 
 
 def check_save(results: Results, warned_s: dict[str, float]) -> Iterator[Verdict]:

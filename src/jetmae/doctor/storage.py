@@ -17,7 +17,6 @@ from jetmae.doctor.verdict import Verdict, failed, has_failed, ok, tried, warnin
 from jetmae.files import fsync, write_text
 
 GIB = 2**30
-FILES_PER_CHECKPOINT = 12  # and per rank one more
 CLOCK_TOLERANCE_S = 2.0
 PROBE_BYTES = 64 * 2**20
 BLOCK = os.urandom(2**22)  # random: some file systems store zeros, or the same block twice, without writing it
@@ -28,7 +27,9 @@ SHARED = {
 }  # fmt: skip
 
 
-def check_storage(folder: Path, *, checkpoint_bytes: int, num_checkpoints: int, nodes: int) -> Iterator[Verdict]:
+def check_storage(
+    folder: Path, *, checkpoint_bytes: int, num_checkpoints: int, nodes: int, ranks: int
+) -> Iterator[Verdict]:
     """All checks of the run folder; the first, whether one can write at all, decides whether the others make sense."""
     writable = check_write(folder)
     yield writable
@@ -42,7 +43,7 @@ def check_storage(folder: Path, *, checkpoint_bytes: int, num_checkpoints: int, 
         yield check_clock(*file_and_host_time_s(scratch))
     yield check_sharing(folder, *file_system_of(folder.resolve(), mount_table()), nodes=nodes)
     yield check_space(shutil.disk_usage(folder).free, checkpoint_bytes, num_checkpoints)
-    yield check_inodes(os.statvfs(folder), num_checkpoints)
+    yield check_inodes(os.statvfs(folder), num_checkpoints, ranks)
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def check_visibility(folder: Path) -> Verdict:
 
 
 def check_lock(folder: Path) -> Verdict:
-    """flock keeps a second start out of a run that is being trained."""
+    """flock keeps a second start on this machine out; of starts on several, the lease decides (runtime/lease.py)."""
 
     def lock() -> str:
         with (folder / "lock").open("a") as first, (folder / "lock").open("a") as second:
@@ -120,8 +121,9 @@ def check_lock(folder: Path) -> Verdict:
                 return "flock excludes a second holder"
         raise OSError(errno.ENOLCK, "a lock was given twice")
 
+    meaning = "a run refuses to start there, or a second start has to wait to be refused"
     todo = "mount it with locking (Lustre: -o flock), or another --runs-dir"
-    return tried("lock", lock, meaning="a run refuses to start there, or two could overwrite each other", todo=todo)
+    return tried("lock", lock, meaning=meaning, todo=todo)
 
 
 _ANOTHER = "another --runs-dir, on a POSIX file system"
@@ -176,17 +178,18 @@ def check_space(free_bytes: int, checkpoint_bytes: int, num_checkpoints: int) ->
     needed_bytes = checkpoint_bytes * (num_checkpoints + 1)
     found = f"{free_bytes / GIB:.1f} GiB free, {needed_bytes / GIB:.1f} GiB for {num_checkpoints + 1} checkpoints"
     if free_bytes < needed_bytes:
-        meaning = "the run would stop at a save that does not fit; what is saved stays"
+        meaning = "saves would fail, and three in a row end the run; what is saved stays"
         return failed("space", found, meaning, "free space, another --runs-dir, or a smaller network")
     if free_bytes < 4 * needed_bytes:
         return warning("space", found, "little room for several runs", "plan where the next runs go")
     return ok("space", found, "a quota may be smaller: ask the site's quota command")
 
 
-def check_inodes(status: os.statvfs_result, num_checkpoints: int) -> Verdict:
+def check_inodes(status: os.statvfs_result, num_checkpoints: int, ranks: int) -> Verdict:
+    """A checkpoint is a folder with a file of each rank and a manifest."""
     if status.f_files == 0:
         return ok("inodes", "not limited")
-    needed = FILES_PER_CHECKPOINT * (num_checkpoints + 1)
+    needed = (ranks + 2) * (num_checkpoints + 1)
     found = f"{status.f_favail:,} free"
     if status.f_favail < needed:
         return failed("inodes", found, f"a run makes about {needed} files at a time", "remove files, or ask for more")

@@ -35,7 +35,7 @@ def suspects(micro_batches: list[Batch], result: StepResult, world: World) -> li
 
 
 def check_replicas(backend: Backend, world: World, step: int) -> None:
-    """Compare, bit by bit, the weights that every rank holds whole. Collective.
+    """Compare, by a sum over their bits, the weights that every rank holds whole. Collective.
 
     Raises:
         ReplicaError: they differ; names the first weight, and the ranks and hosts that are in the minority.

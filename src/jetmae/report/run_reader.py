@@ -158,15 +158,16 @@ def _read_arrays(path: Path, expected: type) -> dict[str, NDArray] | None:
         return None
     fields = expected.__dataclass_fields__
     required = [name for name, field in fields.items() if field.default is not None]
+    again = f"to evaluate again, delete {path.parents[1]}/COMPLETED and give the run's launch command"
     try:
         # Opened here: numpy leaves the file of a damaged archive open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in fields if name in archive}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged ({error}); evaluate the run again") from error
+        raise DataError(f"{path} is damaged ({error}); {again}") from error
     missing = [name for name in required if name not in arrays]
     if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; evaluate the run again with this version")
+        raise DataError(f"{path} lacks {', '.join(missing)}; {again}")
     return arrays
 
 

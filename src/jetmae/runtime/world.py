@@ -54,10 +54,6 @@ class World:
         dist.all_gather_object(gathered, content)
         return gathered
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
-
     def maximum(self, tensor: Tensor) -> Tensor:
         """Element by element, over all ranks."""
         if self.size > 1:
