@@ -192,7 +192,7 @@ def executor_for(run_dirs: list[Path], resources: Resources, *, name: str, super
         ntasks_per_node=resources.tasks_per_node,
         time=resources.time_min,
         signal_delay_s=resources.lead_time_s,
-        setup=[OUTLIVE_THE_TASKS, *(f"module load {shlex.quote(module)}" for module in resources.modules)],
+        setup=_setup(resources),
         teardown=_supervise(run_dirs) if supervised else None,
         srun_args=["--kill-on-bad-exit=1", "--wait=60", *_cpus(resources)],
         stderr_to_stdout=True,
@@ -224,6 +224,11 @@ def _options(resources: Resources) -> dict[str, object]:
     dependent = {"kill-on-invalid-dep": "yes"} if resources.dependency else {}
     switched_on = {key: value for key, value in resources.extra.items() if value is not False}
     return {"requeue": True, **dependent, **switched_on}
+
+
+def _setup(resources: Resources) -> list[str]:
+    modules = [f"module load {shlex.quote(module)}" for module in resources.modules]
+    return [OUTLIVE_THE_TASKS, f"export JETMAE_LEAD_TIME_S={resources.lead_time_s}", *modules]
 
 
 def _supervise(run_dirs: list[Path]) -> list[str]:

@@ -41,9 +41,12 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[AttemptLines]:
     place = {"start_token": os.environ.get("JETMAE_START"), "job_id": job_id(), "restart_count": restart_count(),
              "world_size": world.size}  # fmt: skip
     place["hosts"] = world.gather(socket.gethostname())
-    if world.is_main:
+
+    def begin() -> dict:
         end_silent_attempt(folder)
-    start = folder.start_attempt(**place) if world.is_main else {}
+        return folder.start_attempt(**place)
+
+    start = world.together(begin if world.is_main else dict)
     lines = AttemptLines(number=start.get("attempt", 0))
 
     def end(message: str | None) -> None:

@@ -14,7 +14,8 @@ EXIT_INTERNAL = 70
 EXIT_STOPPED = 75  # stopped on request with everything saved: start again to go on
 EXIT_BAD_CONFIG = 78
 EXIT_INTERRUPTED = 130
-STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+NEEDS_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # until a person has mended it
+MAY_PASS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO)  # of a server, or of one node
 
 
 class JetmaeError(Exception):
@@ -27,6 +28,12 @@ class DataError(JetmaeError):
     """Data that is missing, damaged, or not what it claims to be."""
 
     exit_code = EXIT_BAD_DATA
+
+
+class PassingFault(JetmaeError):
+    """Something wrong with a node or its storage, which another start need not meet."""
+
+    exit_code = EXIT_INTERNAL
 
 
 class FolderBusy(JetmaeError):
@@ -43,11 +50,11 @@ def exit_with_one_line(command: Callable[[], int | None]) -> None:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         code = error.exit_code
     except OSError as error:
-        if error.errno not in STORAGE_FAULTS:
+        if error.errno not in (*NEEDS_SPACE, *MAY_PASS):
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; mend the storage, then start again to go on", file=sys.stderr)
-        code = JetmaeError.exit_code
+        code = EXIT_INTERNAL if error.errno in MAY_PASS else JetmaeError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED

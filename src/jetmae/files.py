@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jetmae.errors import JetmaeError
+from jetmae.errors import MAY_PASS, JetmaeError, PassingFault
 
 VISIBLE_WITHIN_S = 90.0  # attribute caches of network file systems hide new names for 30 to 60 s
 
 
-class NotVisible(JetmaeError):
+class NotVisible(PassingFault):
     """What another node has made does not appear on this one: nothing is wrong with the file itself."""
 
 
 def cannot_write(path: Path, error: Exception) -> JetmaeError:
     """What to tell of storage that is full, read-only or broken."""
     why = getattr(error, "strerror", None) or error
-    return JetmaeError(f"{path} cannot be written ({why}): free space, or mend the storage, then start again to go on")
+    kind = PassingFault if getattr(error, "errno", None) in MAY_PASS else JetmaeError
+    return kind(f"{path} cannot be written ({why}): free space, or mend the storage, then start again to go on")
 
 
 @contextmanager

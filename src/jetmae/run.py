@@ -4,7 +4,10 @@ The composition root: the only place where configuration, data, network, engine 
 is in the run folder, and all it finds out ends there.
 """
 
+import os
+import re
 import sys
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from jetmae.run_folder import RunFolder
@@ -12,13 +15,23 @@ from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.watchdog import start_watchdog
 
 STOP_REQUEST = StopRequest()
+
+
+def is_for_cpus(folder: RunFolder) -> bool:
+    """Whether GPUs are to be left alone. A configuration that cannot be read is refused later."""
+    with suppress(OSError, ValueError):
+        return bool(re.search(r"^  device: cpu$", folder.config.read_text(), re.MULTILINE))
+    return False
+
+
 if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come, or storage hang
     STOP_REQUEST.install()
     start_watchdog(RunFolder(Path(sys.argv[1])).logs)
+    if is_for_cpus(RunFolder(Path(sys.argv[1]))):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # DeepSpeed takes what torch sees when it is imported
 
 import time  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from contextlib import ExitStack  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -47,7 +60,7 @@ from jetmae.report.sinks import Recorder  # noqa: E402
 from jetmae.run_folder import append_line  # noqa: E402
 from jetmae.runtime.last_words import last_words  # noqa: E402
 from jetmae.runtime.lease import Lease, held_lease  # noqa: E402
-from jetmae.runtime.phases import START_LIMIT_S, reach, set_limit, told  # noqa: E402
+from jetmae.runtime.phases import START_LIMIT_S, reach, set_limit, still_here, told  # noqa: E402
 from jetmae.runtime.rendezvous import meet  # noqa: E402
 from jetmae.runtime.world import World, world_from_environment  # noqa: E402
 from jetmae.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
@@ -66,7 +79,7 @@ def main() -> int:
         set_limit(limit_s)
         world = world_from_environment(experiment.engine.device)
         reach("rendezvous")
-        store = meet(folder.root, rank=world.rank, size=world.size)
+        store = meet(folder.root, rank=world.rank, size=world.size, device=world.device.type)
         join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size, timeout_s=2 * limit_s)
         with ExitStack() as held:
             complete = attempt(folder, experiment, world, own(folder, world, held))
@@ -78,12 +91,9 @@ def main() -> int:
 def own(folder: RunFolder, world: World, held: ExitStack) -> Lease:
     """The lease of the run folder, which rank 0 takes for as long as `held` lasts. Collective."""
 
-    def take() -> int:
-        held.enter_context(folder.locked())
-        return held.enter_context(held_lease(folder.root)).token
-
     reach("lease: take")
-    return Lease(folder.root, world.gather(world.together(take if world.is_main else lambda: 0))[0])
+    take = (lambda: held.enter_context(held_lease(folder.root)).token) if world.is_main else lambda: 0
+    return Lease(folder.root, world.gather(world.together(take))[0])
 
 
 def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Lease) -> bool:
@@ -101,7 +111,7 @@ def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Leas
         if complete:
             run.evaluate_best(fit)
             reach("complete")
-            world.on_main(lambda: write_text(folder.completed, f"{fit.state.step}\n"))
+            world.on_main(lambda: run.complete(fit.state.step))
         run.close()
     return complete
 
@@ -120,7 +130,7 @@ class Run:
         path = Path(experiment.data.path)
         if experiment.data.verify_hashes:
             entries = [entry for split in splits for entry in self.plan.manifest.splits[split]]
-            check_hashes(path, entries[world.rank :: world.size])
+            check_hashes(path, entries[world.rank :: world.size], before_each=still_here)
         self.datasets = {split: JetDataset(path, split, manifest=self.plan.manifest) for split in splits}
         self.share = Share(world.rank, world.size, self.plan.micro_batch_size, self.plan.accumulation)
         self.selection = few_labels(
@@ -164,7 +174,7 @@ class Run:
         """Probe only: what the frozen encoder says of every jet."""
         if isinstance(self.task, Probe):
             for split, dataset in self.datasets.items():
-                batches = told(self._batches(split, limit=None), "features")
+                batches = told(self.world.each(self._batches(split, limit=None)), "features")
                 features_NF = self.task.use_features(split, batches, len(dataset))
                 if split == self.plan.train_split:
                     self.task.network.set_statistics(features_NF)
@@ -198,7 +208,7 @@ class Run:
             ),
         )
         state = checkpoints.load_newest(ever_committed=self.folder.has_ever_committed()) or TrainState()
-        self._open_recorder(attempt_number, state)
+        world.on_main(lambda: self._open_recorder(attempt_number, state))
         return Fit(
             backend=backend,
             average=average,
@@ -238,9 +248,16 @@ class Run:
     def _evaluate_split(self, network: nn.Module, kind: str, split: str, step: int) -> None:
         with torch.no_grad():
             metrics, per_jet = self._evaluate(network, split, "evaluate")
-            reach("evaluate: pictures", split)
-            if not self.world.is_main:
-                return
+        reach("evaluate: pictures", split)
+        self.world.on_main(lambda: self._keep(network, kind, split, per_jet))
+        if kind == "test":
+            samples = step * self.experiment.optim.batch_size
+            place = {"step": step, "samples": samples, "epoch": self.plan.epoch(step)}
+            self.world.on_main(lambda: self.recorder.evaluation("test", **place, metrics=metrics))
+
+    def _keep(self, network: nn.Module, kind: str, split: str, per_jet: dict) -> None:
+        """For rank 0: what the report shows of a split."""
+        with torch.no_grad():
             ids = per_jet["sample_id"][:PICTURED_JETS]
             arrays = self.task.evaluation_arrays(network, per_jet, self._picture_batches(split, ids))
         for name in ("pt_gev", "mass_gev"):
@@ -252,30 +269,31 @@ class Run:
         target = self.folder.evaluation / f"{self.task.evaluation_name}_{kind}.npz"
         with written_aside(target) as aside, aside.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        if kind == "test":
-            samples = step * self.experiment.optim.batch_size
-            self.recorder.evaluation("test", step=step, samples=samples, epoch=self.plan.epoch(step), metrics=metrics)
+
+    def complete(self, step: int) -> None:
+        """For rank 0: nothing is left to do, and all records of it are on disk."""
+        self.recorder.flush()
+        write_text(self.folder.completed, f"{step}\n")
 
     def close(self) -> None:
         if self.recorder:
             self.recorder.close()
 
     def _open_recorder(self, attempt_number: int, state: TrainState) -> None:
-        if self.world.is_main:
-            self.recorder = Recorder(
-                self.folder.metrics,
-                self.folder.tensorboard,
-                self.folder.logs / "run.log",
-                name=self.folder.root.name,
-                attempt=attempt_number,
-                first_step=state.step,
-                total_steps=self.plan.total_steps,
-            )
-            self.recorder.say(
-                f"attempt {attempt_number}, {self.world.size} rank(s) on {self.world.device.type},"
-                f" {self.num_parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
-                f" steps {state.step} to {self.plan.total_steps}"
-            )
+        self.recorder = Recorder(
+            self.folder.metrics,
+            self.folder.tensorboard,
+            self.folder.logs / "run.log",
+            name=self.folder.root.name,
+            attempt=attempt_number,
+            first_step=state.step,
+            total_steps=self.plan.total_steps,
+        )
+        self.recorder.say(
+            f"attempt {attempt_number}, {self.world.size} rank(s) on {self.world.device.type},"
+            f" {self.num_parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
+            f" steps {state.step} to {self.plan.total_steps}"
+        )
 
     def _schedule(self) -> Schedule:
         optim = self.experiment.optim
@@ -324,9 +342,12 @@ class Run:
             )
         )
 
-    def _evaluate(self, network: nn.Module, split: str, activity: str) -> tuple[dict, dict]:
-        batches = self._batches(split, limit=self.experiment.data.evaluation_jets)
-        return self.task.evaluate(network, told(self.world.each(batches), activity))
+    def _evaluate(
+        self, network: nn.Module, split: str, activity: str, *, stop: Callable[[], bool] = lambda: False
+    ) -> tuple[dict, dict]:
+        """Metrics, and columns of all jets. Raises Stopped if `stop` says so on some rank."""
+        with closing(self._batches(split, limit=self.experiment.data.evaluation_jets)) as batches:
+            return self.task.evaluate(network, told(self.world.each(batches, stop=stop), activity))
 
     def _picture_batches(self, split: str, ids: np.ndarray) -> Iterator:
         """The same jets with the same masks, on this rank alone."""
@@ -336,7 +357,8 @@ class Run:
         )
 
     def _validate(self, network: nn.Module) -> tuple[dict, float]:
-        metrics, _ = self._evaluate(network, self.plan.validation_split, "validate")
+        stop = STOP_REQUEST.__bool__
+        metrics, _ = self._evaluate(network, self.plan.validation_split, "validate", stop=stop)
         return metrics, self.task.score(metrics)
 
     def _draw(self, network: nn.Module, step: int) -> None:

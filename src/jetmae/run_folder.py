@@ -1,10 +1,9 @@
-"""The folder of a run: every path in it, and who may start in it. Standard library only.
+"""The folder of a run: every path in it, and the lines of its records. Standard library only.
 
     config.yaml        the resolved experiment; frozen at the first start
     launch.json        how it was started: command, code version, packages, layout
     attempts.jsonl     one line per start and per end
     .lease-N.json      who owns the folder; the highest N counts (runtime/lease.py)
-    .lock              keeps a second start on the same machine out at once
     metrics.jsonl      one line per logged step and per evaluation
     timeline.jsonl     one line per restore and per save: how long it took
     logs/              text output of each rank
@@ -17,17 +16,14 @@
 The folder is the only input of a resume and is named by the experiment, not by a job.
 """
 
-import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.errors import FolderBusy, JetmaeError
+from jetmae.errors import JetmaeError
 from jetmae.files import cannot_write, fsync, write_text
 
 WITHOUT_A_WORD = "ended without a word"  # message of an end that the next attempt wrote, long after it
@@ -81,24 +77,6 @@ class RunFolder:
     @property
     def completed(self) -> Path:
         return self.root / "COMPLETED"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; a second live start on this machine is refused at once.
-
-        Of starts on different machines runtime/lease.py decides: some file systems keep these locks to themselves.
-
-        Raises:
-            FolderBusy: another process on this machine holds it.
-        """
-        with (self.root / ".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderBusy(
-                    f"run {self.root} is being trained by another process: wait for it, or use another --name"
-                ) from None
-            yield
 
     def start_attempt(self, **place: object) -> dict:
         """Append the line of a start, and return it.

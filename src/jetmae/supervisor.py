@@ -12,16 +12,16 @@ Standard library only: it has to work in the seconds before a node is taken away
 
 import os
 import signal
-import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.attempts import complete_record, said_cause
-from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, exit_with_one_line
+from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, JetmaeError, exit_with_one_line
 from jetmae.run_folder import RunFolder, read_lines
 from jetmae.runtime.scheduler import (
-    QUESTION_TIMEOUT_S,
+    ask,
     cause_of_stop,
     is_taken_away,
     job_facts,
@@ -31,6 +31,8 @@ from jetmae.runtime.scheduler import (
 )
 
 STARTS_WITHOUT_PROGRESS = 3
+REQUEUE_TRIES = 10
+RETRY_S = 6.0  # a controller that is being restarted is back in less than a minute
 FREE = ("preempted", "node_failure")  # no fault of the job
 
 
@@ -63,12 +65,30 @@ def supervise(folder: RunFolder, code: int) -> int:
     if cause == "crashed" and job and lost_a_node():
         cause = "node_failure"
     if code != EXIT_BUSY:  # then the record belongs to the start that has the folder
-        complete_record(folder, place, start=start_of(job, ending.restarts), code=code, cause=cause)
+        write_down(folder, place, ending, cause)
     requeue, reason = comes_back(ending, cause, read_lines(folder.attempts))
     print(f"jetmae: exit code {code}, {cause}: {reason}", flush=True)
     if requeue and job:
-        subprocess.run(["scontrol", "requeue", job], timeout=QUESTION_TIMEOUT_S, check=False)
-    return code
+        requeue_job(job)
+    return 0 if cause == "completed" else code
+
+
+def write_down(folder: RunFolder, place: dict, ending: Ending, cause: str) -> None:
+    """Complete the record of this start. The job comes back also if the storage takes no line."""
+    try:
+        start = start_of(place["job_id"], ending.restarts)
+        complete_record(folder, place, start=start, code=ending.code, cause=cause)
+    except (JetmaeError, OSError) as error:
+        print(f"jetmae: {folder.attempts} is not complete: {error}", flush=True)
+
+
+def requeue_job(job: str) -> None:
+    """Try for about a minute. Slurm ends this process as soon as it has done it."""
+    for _ in range(REQUEUE_TRIES):
+        if ask("scontrol", "requeue", job) is not None:
+            return
+        time.sleep(RETRY_S)
+    print(f"jetmae: scontrol does not answer: job {job} is NOT requeued; give its launch command again", flush=True)
 
 
 def start_of(job: str, restarts: int) -> str:
@@ -78,7 +98,7 @@ def start_of(job: str, restarts: int) -> str:
 
 def cause_of(ending: Ending, *, said: str | None) -> str:
     """Why a start ended; `said` is the cause that its ranks wrote down, if they could."""
-    if ending.code == 0:
+    if ending.code == 0 or said == "completed":  # a rank may still fail on its way out
         return "completed"
     asked_to_stop = ending.code == EXIT_STOPPED or (said is None and died_of_a_stop_signal(ending))
     if asked_to_stop or not ending.job_is_running:

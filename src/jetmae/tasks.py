@@ -322,7 +322,7 @@ class Probe(Classify):
 
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         features_BF = self._features[batch.split][batch.ids_B.cpu()]
-        return network(features_BF.to(self.scene.world.device, precision_of(network))).float()
+        return network(features_BF.to(self.scene.world.device)).float()
 
 
 def make_task(experiment: Experiment, scene: Scene, channels: tuple[str, ...]) -> Task:

@@ -23,7 +23,8 @@ def main() -> None:
     folder, scratch = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
     experiment = read_experiment(folder.config)
     world = world_from_environment("cpu")
-    join_process_group("cpu", meet(folder.root, rank=world.rank, size=world.size), rank=world.rank, size=world.size)
+    store = meet(folder.root, rank=world.rank, size=world.size, device="cpu")
+    join_process_group("cpu", store, rank=world.rank, size=world.size)
     train(folder, world)
     run.Run.evaluate_best = lambda *_: None
     for step in range(experiment.optim.steps):

@@ -83,7 +83,7 @@ def test_the_same_command_completes_it_while_a_second_start_is_refused(sample, r
         assert first.wait(120) == 0, first.stderr.read()
     assert second.returncode == EXIT_BUSY
     (line,) = second.stderr.strip().splitlines()
-    assert "is being trained by another process" in line
+    assert "is being trained by process" in line
     lines = read_lines(run.attempts)
     assert [line["event"] for line in lines] == ["start", "end"] * (len(lines) // 2)
     assert lines[-1]["cause"] == "completed"

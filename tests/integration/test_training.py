@@ -1,5 +1,6 @@
 """The engine through the command line: ZeRO stages, precisions, reproducibility, resume. Two gloo ranks on the CPU."""
 
+import json
 import os
 import signal
 import subprocess
@@ -46,12 +47,23 @@ def test_zero_stages_agree_in_fp32(sample, runs, plain_run, stage):
     assert len(losses(plain_run)) == 20
 
 
-def test_bf16_trains_under_zero_2(sample, runs, plain_run):
-    succeed(pretrain(sample, runs, "bf16", "engine.precision=bf16", "engine.zero_stage=2"))
-    bf16 = losses(runs / "bf16")
-    assert bf16 == pytest.approx(losses(plain_run), rel=0.02)
-    assert bf16 != losses(plain_run)
-    assert losses(runs / "bf16", "validation")[-1] < bf16[0]
+@pytest.mark.parametrize("stage", [0, 2])
+def test_bf16_trains(sample, runs, plain_run, stage):
+    succeed(pretrain(sample, runs, f"bf16-{stage}", "engine.precision=bf16", f"engine.zero_stage={stage}"))
+    run = runs / f"bf16-{stage}"
+    assert losses(run) == pytest.approx(losses(plain_run), rel=0.02)
+    assert losses(run) != losses(plain_run)
+    assert losses(run, "validation")[-1] < losses(run)[0]
+    # DeepSpeed begins stage 0 with a step of its own.
+    manifest = json.loads((run / "checkpoints" / "step-00000020" / "manifest.json").read_text())
+    assert manifest["numbers"]["optimizer_steps"] == 20
+
+
+def test_a_probe_trains_in_bf16(sample, runs):
+    options = (f"data.path={sample}", "init_from=random", "engine.precision=bf16", "optim.steps=10",
+               "optim.warmup_epochs=0", "--name", "probe-bf16", "--ranks-per-node", 1)  # fmt: skip
+    succeed(launch("probe", *TINY, *options, runs=runs))
+    assert len(losses(runs / "probe-bf16")) >= 1
 
 
 def test_the_same_seed_gives_the_same_losses_in_every_bit_and_another_seed_does_not(sample, runs, plain_run):
@@ -99,6 +111,24 @@ def test_a_stopped_run_goes_on_bit_for_bit(sample, runs, options):
     for split in ("train", "validation", "test"):
         assert losses(runs / name, split) == losses(runs / f"{name}-reference", split), split
     assert "is complete" in succeed(pretrain(sample, runs, name, *length)).stdout
+
+
+def test_a_stop_in_a_validation_gives_it_up_and_the_next_start_begins_with_it(sample, runs):
+    length = ("optim.steps=12", "log.checkpoint_steps=100", "log.validate_epochs=0.02", "data.evaluation_jets=64")
+    succeed(pretrain(sample, runs, "undisturbed", *length))
+    validated = [line["step"] for line in read_lines(runs / "undisturbed" / "metrics.jsonl")
+                 if line["split"] == "validation"]  # fmt: skip
+    run, options = runs / "in-validation", (f"data.path={sample}", *length, "--name", "in-validation")
+    words = ("pretrain", *PRETRAIN, *options, "--ranks-per-node", 2)
+    stopped = launch(*words, runs=runs, JETMAE_FAILPOINTS="validate: compute@rank1#10=term")
+    assert stopped.returncode == 75, stopped.stderr
+    end = read_lines(run / "attempts.jsonl")[-1]
+    assert end["last_committed_step"] == validated[1]  # of 8 batches of 8 jets each
+    assert len(losses(run, "validation")) == 1
+    succeed(launch(*words, runs=runs))
+    for split in ("train", "validation", "test"):
+        assert losses(run, split) == losses(runs / "undisturbed", split), split
+    assert read_lines(run / "attempts.jsonl")[-1]["resumed_step"] == validated[1]
 
 
 def one_thread() -> dict[str, str]:

@@ -189,6 +189,19 @@ def test_classifier_pools_what_its_name_says(pooling):
     assert network(images).shape == (2,)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_an_untrained_encoder_learns_but_for_patch_mean(pooling):
+    """Why no preset pools as the seed did: its features are 0 there, and so is the encoder's gradient."""
+    torch.manual_seed(0)
+    network = Classifier(Encoder(SHAPE, **TINY), patch_size=5, pooling=pooling)
+    images = torch.randn(4, *SHAPE)
+    network(images).sum().backward()
+    gradient = next(p.grad for name, p in network.encoder.named_parameters() if name.startswith("patch_embed"))
+    dead = pooling == "patch_mean"
+    assert (network.features(images).abs().max() < 1e-5) == dead
+    assert (gradient.abs().max() < 1e-6) == dead
+
+
 def test_linear_probe_standardises_with_the_training_features_and_keeps_constant_ones():
     probe = LinearProbe(3)
     features = torch.randn(100, 3) * torch.tensor([1.0, 50.0, 0.0]) + torch.tensor([0.0, 7.0, 2.0])

@@ -1,17 +1,21 @@
 """Ranks of one start find each other, and nobody else."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jetmae.errors import JetmaeError
+from jetmae.errors import JetmaeError, PassingFault
 from jetmae.runtime import rendezvous
 from jetmae.runtime.train_job import rank_environment
 
 
-def meet_all(folder, size: int) -> list:
+def meet_all(folder, size: int, devices: dict[int, str] | None = None) -> list:
+    def meet(rank: int):
+        return rendezvous.meet(folder, rank=rank, size=size, device=(devices or {}).get(rank, "cpu"))
+
     with ThreadPoolExecutor(size) as ranks:
-        return list(ranks.map(lambda rank: rendezvous.meet(folder, rank=rank, size=size), range(size)))
+        return list(ranks.map(meet, range(size)))
 
 
 def test_all_ranks_share_one_store_and_leave_no_file(tmp_path, monkeypatch):
@@ -27,13 +31,18 @@ def test_a_rank_of_another_start_is_not_met(tmp_path, monkeypatch):
     (tmp_path / ".rendezvous-7.0.0.json").write_text('{"host": "127.0.0.1", "port": 1}')
     monkeypatch.setenv("JETMAE_START", "7.1.0")
     with pytest.raises(JetmaeError, match="rank 1 waited 0 s for rank 0 to publish"):
-        rendezvous.meet(tmp_path, rank=1, size=2)
+        rendezvous.meet(tmp_path, rank=1, size=2, device="cpu")
 
 
 def test_a_missing_rank_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(rendezvous, "TIMEOUT_S", 0.5)
     with pytest.raises(JetmaeError, match=r"for rank\(s\) 1, 2 of 3"):
-        rendezvous.meet(tmp_path, rank=0, size=3)
+        rendezvous.meet(tmp_path, rank=0, size=3, device="cpu")
+
+
+def test_a_node_without_its_gpu_is_named_before_the_others_wait_for_it(tmp_path):
+    with pytest.raises(PassingFault, match=rf"1 of 3 ranks find no GPU, one of them on {socket.gethostname()}"):
+        meet_all(tmp_path, 3, devices={0: "cuda", 2: "cuda"})
 
 
 def test_slurm_tells_each_task_its_place():

@@ -65,14 +65,6 @@ def test_attempts_are_numbered_and_know_what_was_committed(tmp_path):
     assert len(read_lines(run.attempts)) == 3
 
 
-def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
-    run = RunFolder(tmp_path)
-    with run.locked(), pytest.raises(JetmaeError, match="another process"), run.locked():
-        pass
-    with run.locked():
-        assert True
-
-
 @pytest.mark.parametrize(
     "name", ["../x", "/x", "a//b", "a/../b", "-x", "", "a b", "a\nb", "a;b", "$(x)", "a/", ".hidden"]
 )

@@ -4,6 +4,7 @@ the calls of the operating system."""
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from jetmae.checkpoint.checkpoints import MAX_FAILED_SAVES, Checkpoints, Identit
 from jetmae.checkpoint.pieces import Piece
 from jetmae.checkpoint.store import CheckpointStore, TakenOver
 from jetmae.engine.state import TrainState
-from jetmae.errors import JetmaeError, exit_with_one_line
+from jetmae.errors import JetmaeError, PassingFault, exit_with_one_line
 from jetmae.files import NotVisible, await_listed
 from jetmae.report.sinks import Recorder
 from jetmae.run_folder import append_line, read_lines
@@ -157,6 +158,21 @@ def test_saves_that_fail_in_a_row_end_the_run_with_the_cause_and_the_older_one_s
     assert alone.checkpoints.load_newest().step == 10
 
 
+def test_an_old_one_that_cannot_be_deleted_makes_no_failure_of_the_new_one(alone, monkeypatch):
+    """On NFS a file that somebody reads comes back under another name, and its folder stays."""
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    for step in range(1, 7):
+        alone.save(step)
+    assert alone.outcomes() == ["committed"] * 6
+    assert [name for name in alone.names() if name.startswith("step")] == ["step-00000005", "step-00000006"]
+    assert alone.checkpoints.load_newest().step == 6
+
+    monkeypatch.setattr(CheckpointStore, "prune", refuse(errno.EIO))
+    with pytest.warns(UserWarning, match="older checkpoints in .* cannot be deleted"):
+        alone.save(7)
+    assert alone.outcomes()[-1] == "committed"
+
+
 def test_a_timeline_that_cannot_be_written_ends_no_training(alone):
     def refuse_line(line: dict) -> None:
         raise JetmaeError("timeline.jsonl cannot be written")
@@ -287,22 +303,24 @@ def test_files_that_vanish_from_sight_between_the_check_and_the_read_are_no_dama
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "rank-00001.safetensors"])
-def test_storage_that_does_not_answer_is_no_damage_and_all_ranks_say_so(lease, monkeypatch, name):
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_storage_that_does_not_answer_is_no_damage_and_all_ranks_say_so(lease, monkeypatch, name, number):
+    """A mounted server that is away gives EIO, as a bad disk does: nothing is set aside for it."""
     on_two_ranks(lease, save_ten)
     with monkeypatch.context() as unplugged:
-        unplugged.setattr(Path, "open", stale_for(name, Path.open))
+        unplugged.setattr(Path, "open", refuse_for(name, number, Path.open))
         results = on_two_ranks(lease, load)
     for error in results:
-        assert isinstance(error, JetmaeError)
+        assert isinstance(error, PassingFault)
         assert f"{name} cannot be read on" in str(error)
-        assert os.strerror(errno.ESTALE) in str(error)
+        assert os.strerror(number) in str(error)
     assert on_two_ranks(lease, load) == [(10, 10.0), (10, 10.0)]
 
 
-def stale_for(name: str, real: Callable) -> Callable:
+def refuse_for(name: str, number: int, real: Callable) -> Callable:
     def call(path, *arguments, **more):
         if path.name == name:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return real(path, *arguments, **more)
 
     return call

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jetmae import supervisor
-from jetmae.errors import EXIT_BUSY
+from jetmae.errors import EXIT_BUSY, JetmaeError
 from jetmae.run_folder import RunFolder, read_lines
 from jetmae.runtime import last_words
 from jetmae.runtime.last_words import CAUSE, Speaker
@@ -32,6 +32,7 @@ def history(*ends: tuple[str, int, int]) -> list[dict]:
     ("facts", "restarts", "cause"),
     [
         ({"JobState": "RUNNING", "Restarts": "0", "EndTime": "2026-01-01T12:01:00"}, 0, "time_limit"),
+        ({"JobState": "RUNNING", "Restarts": "0", "EndTime": "2026-01-01T12:10:30"}, 0, "time_limit"),  # Slurm is early
         ({"JobState": "RUNNING", "Restarts": "0", "EndTime": "2026-01-01T18:00:00"}, 0, "preempted"),
         ({"JobState": "RUNNING", "Restarts": "0", "PreemptTime": "2026-01-01T12:00:00"}, 0, "preempted"),
         ({"JobState": "COMPLETING", "Restarts": "0"}, 0, "cancelled"),
@@ -40,7 +41,8 @@ def history(*ends: tuple[str, int, int]) -> list[dict]:
         ({}, 0, "preempted"),
     ],
 )
-def test_cause_of_a_stop(facts, restarts, cause):
+def test_cause_of_a_stop(facts, restarts, cause, monkeypatch):
+    monkeypatch.setenv("JETMAE_LEAD_TIME_S", "600")
     assert cause_of_stop(facts, restarts=restarts, now=datetime(2026, 1, 1, 12, 0, 0)) == cause
 
 
@@ -92,7 +94,7 @@ def silent_slurm(monkeypatch):
     monkeypatch.setattr(last_words, "VISIBLE_AFTER_S", 0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     requeued = []
-    monkeypatch.setattr(supervisor.subprocess, "run", lambda command, **_: requeued.append(command))
+    monkeypatch.setattr(supervisor, "ask", lambda *command: requeued.append(list(command)) or "")
     return requeued
 
 
@@ -134,9 +136,43 @@ def test_a_start_that_was_refused_leaves_the_record_to_the_one_that_lives(tmp_pa
     assert silent_slurm == []
 
 
+def test_a_controller_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, silent_slurm, monkeypatch):
+    answers = iter([None, None, ""])
+    monkeypatch.setattr(supervisor, "ask", lambda *command: silent_slurm.append(command) or next(answers))
+    monkeypatch.setattr(supervisor, "RETRY_S", 0.0)
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7")
+    supervisor.supervise(RunFolder(tmp_path), 137)
+    assert silent_slurm == [("scontrol", "requeue", "7")] * 3
+
+
+def test_a_job_whose_record_cannot_be_written_comes_back_all_the_same(
+    tmp_path: Path, silent_slurm, monkeypatch, capsys
+):
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7")
+
+    def refuse(*_, **__):
+        raise JetmaeError("attempts.jsonl cannot be written (Disk quota exceeded)")
+
+    monkeypatch.setattr(supervisor, "complete_record", refuse)
+    supervisor.supervise(RunFolder(tmp_path), 137)
+    assert silent_slurm == [["scontrol", "requeue", "7"]]
+    assert "is not complete: attempts.jsonl cannot be written" in capsys.readouterr().out
+
+
+def test_a_rank_that_fails_on_its_way_out_does_not_make_a_complete_run_a_failure(tmp_path: Path, silent_slurm):
+    folder = RunFolder(tmp_path)
+    start = folder.start_attempt(start_token="6.0.0", job_id="", restart_count=0, world_size=1, hosts=["a"])
+    folder.end_attempt(start, cause="completed", message=None)
+    assert supervisor.supervise(folder, 139) == 0
+    assert read_lines(folder.attempts)[-1]["cause"] == "completed"
+
+
 def test_the_batch_shell_needs_no_installed_package():
     """It works in the seconds before a node is taken away. -S leaves the standard library alone."""
-    code = "from jetmae import supervisor"
+    code = (
+        "from pathlib import Path; from jetmae import supervisor; from jetmae.attempts import changed_shards_of;"
+        "assert changed_shards_of(supervisor.RunFolder(Path('.'))) == []"
+    )
     subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(PROJECT / "src")}, check=True)
 
 

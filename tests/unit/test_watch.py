@@ -10,6 +10,7 @@ import pytest
 
 from jetmae.errors import JetmaeError
 from jetmae.run_folder import RunFolder
+from jetmae.runtime.lease import held_lease
 from jetmae.watch import slurm_jobs, status
 from jetmae.watch.board import command, named, ssh_line
 from jetmae.watch.logs import Reader, follow, log_files
@@ -86,7 +87,7 @@ def test_a_local_start_after_a_job_is_local(run):
 def test_a_local_run_is_running_as_long_as_its_process_lives(run):
     write_lines(run.attempts, [start(1, 10.0, job_id=None)])
     assert status_of(run, {}).state == "crashed (lost)"
-    with run.locked():
+    with held_lease(run.root):
         assert status_of(run, {}).state == "running"
     write_lines(run.attempts, [start(1, 10.0, job_id=None, hosts=["another-machine"])])
     assert status_of(run, {}).state == "unknown"
@@ -200,7 +201,7 @@ def test_commands_survive_a_slurm_that_does_not_answer(run, without_slurm):
 
 def test_a_local_run_is_not_cancelled_from_here(run):
     write_lines(run.attempts, [start(1, 10.0, job_id=None)])
-    with run.locked():
+    with held_lease(run.root):
         refused = type_command("runs.py", "cancel", run.root)
     assert refused.returncode == 78
     assert "press Ctrl-C where it was launched" in refused.stderr

@@ -78,8 +78,9 @@ def test_a_rank_that_hangs_is_ended_and_its_words_say_where(tmp_path, does, foun
 
 
 @pytest.mark.slow
-def test_a_rank_that_gets_on_is_left_alone(tmp_path):
-    watched = WatchedProcess(tmp_path, "for _ in range(15): phases.reach('step: compute'); time.sleep(0.2)", limit_s=2)
+@pytest.mark.parametrize("sign", ["reach('step: compute')", "still_here()"])
+def test_a_rank_that_gets_on_is_left_alone(tmp_path, sign):
+    watched = WatchedProcess(tmp_path, f"for _ in range(15): phases.{sign}; time.sleep(0.2)", limit_s=2)
     assert watched.await_end() == (0, "")
     assert list(tmp_path.iterdir()) == []
 

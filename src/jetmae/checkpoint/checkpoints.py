@@ -9,12 +9,13 @@ they are and is counted; MAX_FAILED_SAVES in a row end the run.
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from jetmae.checkpoint.pieces import StateImage, read_pieces
 from jetmae.checkpoint.store import MANIFEST, CheckpointStore, Fingerprint, TakenOver, damage_behind, write_file
@@ -24,10 +25,12 @@ from jetmae.engine.state import TrainState
 from jetmae.errors import JetmaeError
 from jetmae.files import await_listed, cannot_write, refresh
 from jetmae.runtime.lease import Lease
-from jetmae.runtime.phases import reach
+from jetmae.runtime.phases import reach, still_here
 from jetmae.runtime.world import World
 
+T = TypeVar("T")
 MAX_FAILED_SAVES = 3
+WAIT_S = 1.0
 RECORDED_PACKAGES = ("jetmae", "torch", "deepspeed")
 
 
@@ -77,6 +80,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._packages = {name: version(name) for name in RECORDED_PACKAGES}
         self._copied = Event()
+        self._blocks = 0  # that the thread has written
         self._save: _Save | None = None
         self._failures = 0
 
@@ -142,12 +146,12 @@ class Checkpoints:
             if self.world.is_main:
                 warnings.warn(f"save of step {step} failed ({self._failures} in a row): {error}", stacklevel=2)
             if self._failures >= MAX_FAILED_SAVES:
-                raise JetmaeError(f"{self._failures} saves in a row failed, the last one: {error}") from error
+                raise type(error)(f"{self._failures} saves in a row failed, the last one: {error}") from error
 
     def _begin(self, state: TrainState) -> None:
         began_at_s = time.monotonic()
         reach("save: begin", f"step {state.step}")
-        if self.world.gather(self.store.path_of(state.step).exists())[0]:  # rank 0 decides: others may see it later
+        if self._on_main(self.store.path_of(state.step).exists):
             return
         partial = self.store.partial_of(state.step, self.lease.token)
         self.world.on_main(lambda: self._make(partial))
@@ -179,9 +183,21 @@ class Checkpoints:
         reach("save: write", partial.name)
         await_listed(partial)
         try:
-            return write_file(partial / _file_name(self.world.rank), self._image.content)
+            return write_file(partial / _file_name(self.world.rank), self._image.content, self._count_block)
         except OSError as error:
             raise cannot_write(partial, error) from error
+
+    def _count_block(self) -> None:
+        self._blocks += 1
+
+    def _await(self, save: _Save) -> Fingerprint | None:
+        """What the thread has come to. The watchdog counts from the last block that was written."""
+        blocks = self._blocks
+        while save.pending and wait([save.pending], timeout=WAIT_S).not_done:
+            if self._blocks != blocks:
+                blocks = self._blocks
+                still_here()
+        return save.pending and save.pending.result()
 
     def _commit(self, save: _Save) -> None:
         """On the thread of rank 0."""
@@ -189,12 +205,15 @@ class Checkpoints:
         self._check_lease()
         self.store.commit(save.partial, save.step, content=save.content, files=save.files)
         reach("save: prune")
-        self.store.prune()
+        try:
+            self.store.prune()
+        except OSError as error:  # the new one is committed all the same
+            warnings.warn(f"older checkpoints in {self.store.folder} cannot be deleted ({error})", stacklevel=2)
 
     def _advance(self) -> None:
         save, began_at_s = self._save, time.monotonic()
         try:
-            written = self.world.together(lambda: save.pending.result() if save.pending else None)
+            written = self.world.together(lambda: self._await(save))
             if save.files is None:
                 fingerprints = self.world.gather(written)
                 save.files = {_file_name(rank): fingerprint for rank, fingerprint in enumerate(fingerprints)}
@@ -235,19 +254,22 @@ class Checkpoints:
         began_at_s = time.monotonic()
         self.finish()
         self.world.on_main(self._take_stock)
-        ever_committed = ever_committed or self.store.has_ever_committed()
-        names, ever_committed = self.world.gather(([path.name for path in self.store.committed()], ever_committed))[0]
+        names, has_ever = self._on_main(lambda: (self.store.committed_names(), self.store.has_ever_committed()))
         for name in reversed(names):
             if state := self._load(self.store.folder / name):
                 self._note({"event": "restore", "step": state.step, "duration_s": time.monotonic() - began_at_s})
                 return state
-        if ever_committed:
+        if ever_committed or has_ever:
             raise JetmaeError(
                 f"no whole checkpoint is left in {self.store.folder}: expected one of"
                 f" {', '.join(names) or 'those that the run has committed'}; restore one from a backup, or start a new"
                 " --name"
             )
         return None
+
+    def _on_main(self, look: Callable[[], T]) -> T:
+        """What rank 0 sees: others may see it later."""
+        return self.world.gather(self.world.together(look if self.world.is_main else lambda: None))[0]
 
     def _take_stock(self) -> None:
         self._check_lease()
@@ -258,8 +280,7 @@ class Checkpoints:
     def _load(self, folder: Path) -> TrainState | None:
         """None if the checkpoint is damaged, and was set aside."""
         reach("restore: verify", folder.name)
-        found = self.world.together(lambda: self._read_manifest(folder) if self.world.is_main else None)
-        manifest, damage = self.world.gather(found)[0]
+        manifest, damage = self._on_main(lambda: self._read_manifest(folder))
         if damage is None:
             self._check_identity(manifest["identity"], folder)
             damage = self._damage(folder, manifest["files"])
@@ -291,12 +312,12 @@ class Checkpoints:
         share = sorted(files)[self.world.rank :: self.world.size]
 
         def examine() -> str | None:
-            self._await(folder, share)
+            self._await_files(folder, share)
             return self.store.damage(folder, share, files)
 
         return next(filter(None, self.world.gather(self.world.together(examine))), None)
 
-    def _await(self, folder: Path, names: Iterable[str]) -> None:
+    def _await_files(self, folder: Path, names: Iterable[str]) -> None:
         """Rank 0 has seen these files: shared storage may show them to others later."""
         for path in (folder, *(folder / name for name in names)):
             await_listed(path)

@@ -3,7 +3,7 @@
     .step-00001234.<token>.partial/    being written; `token` is the writer's lease (runtime/lease.py)
     step-00001234/                     committed: rank-00000.safetensors ... and manifest.json
     .step-00001234.damaged[-n]/        set aside because it did not verify; never deleted, never used
-    .step-00001234.trash/              being deleted
+    .step-00001234.trash[-n]/          being deleted
     LAST                               name of the newest; a hint for people, loading looks at what is there
 
 The rename of the partial folder is the commit: everything in it is on disk before. The manifest has size and hash of
@@ -15,20 +15,20 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import xxhash
 
-from jetmae.errors import JetmaeError
+from jetmae.errors import JetmaeError, PassingFault
 from jetmae.files import await_listed, fsync, make_lasting, write_text
-from jetmae.runtime.phases import reach
+from jetmae.runtime.phases import reach, still_here
 
 MANIFEST = "manifest.json"
 FORMAT = "jetmae-checkpoint-1"
 BLOCK_BYTES = 1 << 24
-DAMAGE = (errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR)
+DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class TakenOver(JetmaeError):
@@ -54,6 +54,9 @@ class CheckpointStore:
     def committed(self) -> list[Path]:
         """Oldest first."""
         return sorted(self.folder.glob("step-????????"))
+
+    def committed_names(self) -> list[str]:
+        return [path.name for path in self.committed()]
 
     def has_ever_committed(self) -> bool:
         return bool(self.committed()) or (self.folder / "LAST").exists() or any(self.folder.glob(".step-*.damaged*"))
@@ -121,7 +124,7 @@ class CheckpointStore:
         so for good before anything is deleted or read."""
         if self.folder.exists():
             fsync(self.folder)
-        for left in (*self.folder.glob(".step-*.trash"), *self.folder.glob(".step-*.partial")):  # which become trash
+        for left in (*self.folder.glob(".step-*.trash*"), *self.folder.glob(".step-*.partial")):  # which become trash
             self._remove(left)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -154,11 +157,7 @@ class CheckpointStore:
 
     def set_aside(self, folder: Path) -> Path:
         """Take a damaged checkpoint out of the way; returns where it is now."""
-        aside = folder.with_name(f".{folder.name}.damaged")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = folder.with_name(f".{folder.name}.damaged-{number}")
+        aside = self._unused(f".{folder.name}.damaged")
         folder.rename(aside)
         fsync(self.folder)
         return aside
@@ -174,24 +173,33 @@ class CheckpointStore:
             )
 
     def _remove(self, folder: Path) -> None:
-        trash = folder.with_name(f".{folder.name.removeprefix('.').partition('.')[0]}.trash")
-        if folder != trash:
-            shutil.rmtree(trash, ignore_errors=True)
+        """What cannot be deleted, because somebody on a network file system still reads it, is left for later."""
+        trash = folder
+        if ".trash" not in folder.name:
+            trash = self._unused(f".{folder.name.removeprefix('.').partition('.')[0]}.trash")
             folder.rename(trash)
             fsync(self.folder)
-        shutil.rmtree(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _unused(self, name: str) -> Path:
+        path, number = self.folder / name, 1
+        while path.exists():
+            number += 1
+            path = self.folder / f"{name}-{number}"
+        return path
 
 
 def damage_behind(error: OSError, path: Path) -> str:
     """What is wrong with a file that cannot be read.
 
     Raises:
-        JetmaeError: nothing that lies with the file: a server that does not answer, a lack of rights or of memory.
+        PassingFault: nothing that is known to lie with the file. A server that does not answer gives EIO, too.
     """
     if error.errno not in DAMAGE:
-        raise JetmaeError(
+        raise PassingFault(
             f"{path} cannot be read on {socket.gethostname()} ({error.strerror}): the checkpoint is left where it is;"
-            " mend the storage, then start again to go on"
+            " start again, or mend the storage; if it cannot be mended, move that checkpoint's folder out of"
+            f" {path.parent.parent} to go on from the one before"
         ) from error
     return f"{path.name}: {error.strerror}"
 
@@ -207,7 +215,7 @@ def manifest_text(content: dict, files: dict[str, Fingerprint]) -> str:
     return json.dumps({**whole, "xxh3_128": digest}, indent=1, sort_keys=True) + "\n"
 
 
-def write_file(path: Path, content: memoryview) -> Fingerprint:
+def write_file(path: Path, content: memoryview, on_block: Callable[[], None] = lambda: None) -> Fingerprint:
     """Write a new file and flush it to the disk, hashing on the way; other threads run meanwhile."""
     digest = xxhash.xxh3_128()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -216,6 +224,7 @@ def write_file(path: Path, content: memoryview) -> Fingerprint:
             block = content[start : start + BLOCK_BYTES]
             digest.update(block)
             _write_all(descriptor, block)
+            on_block()
         reach("save: flush")
         os.fsync(descriptor)
     finally:
@@ -229,6 +238,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             size += len(block)
+            still_here()
     return Fingerprint(size, digest.hexdigest())
 
 

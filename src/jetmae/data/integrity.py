@@ -11,7 +11,7 @@ Standard library only: a supervisor uses it in the seconds before a node is take
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,13 +47,14 @@ def wrong_hash(path: Path, entry: ShardEntry) -> str | None:
     return None
 
 
-def check_hashes(folder: Path, entries: Iterable[ShardEntry]) -> None:
+def check_hashes(folder: Path, entries: Iterable[ShardEntry], before_each: Callable[[], None] = lambda: None) -> None:
     """Read whole shards and compare them with the manifest.
 
     Raises:
         DataError: names the first that differs.
     """
     for entry in entries:
+        before_each()
         if problem := wrong_hash(folder / entry.file, entry):
             raise DataError(problem)
 

@@ -207,7 +207,8 @@ def meet_others(place: Place, found: Found) -> Found:
     from jetmae.runtime.rendezvous import meet
 
     started_s = time.monotonic()
-    store = meet(place.folder, rank=place.rank, size=place.size)
+    # Of ranks with a GPU and ranks without, results.py tells which: here the rendezvous is not to refuse them.
+    store = meet(place.folder, rank=place.rank, size=place.size, device="cpu")
     store.set(f"device-{place.rank}", str(found["device"]))
     all_have_gpus = all(store.get(f"device-{rank}") == b"cuda" for rank in range(place.size))
     backend = "nccl" if all_have_gpus else "gloo"

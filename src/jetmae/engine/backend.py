@@ -122,17 +122,19 @@ class Backend:
         self._engine.train()
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        losses, gradient_norm = [], None
+        losses, gradient_norm, scale = [], None, 1.0
         for batch in micro_batches:
             loss = loss_of(self._engine, batch.to(self.world.device))
             self._engine.backward(loss)
             if self._engine.is_gradient_accumulation_boundary():
                 gradient_norm = self._norm_before_step()
+                if self._scaler and not self.zero_stage:
+                    scale = self._scaler.cur_scale
                 before_update()
             self._engine.step()
             losses.append(loss.detach().double())
         if gradient_norm is None:
-            gradient_norm = self._engine.get_global_grad_norm()
+            gradient_norm = self._engine.get_global_grad_norm() / scale  # which stage 0 leaves in it
         mean_loss = self.world.sum(torch.stack(losses).sum()) / (len(micro_batches) * self.world.size)
         norm = float(gradient_norm)
         return StepResult(mean_loss.item(), norm if norm >= 0 else math.nan, losses)  # DeepSpeed says -1 for not finite
@@ -141,9 +143,11 @@ class Backend:
     def evaluating(self) -> Iterator[nn.Module]:
         """The network in evaluation mode, without gradients."""
         self._engine.eval()
-        with torch.no_grad():
-            yield self._engine
-        self._engine.train()
+        try:
+            with torch.no_grad():
+                yield self._engine
+        finally:
+            self._engine.train()
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in float32 on the CPU, complete on rank 0; empty on the others."""
@@ -170,8 +174,7 @@ class Backend:
 
     def numbers(self) -> dict[str, float]:
         """What belongs to the pieces and is no tensor."""
-        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
-        scales = vars(scaler) if self.dtype == torch.float16 else {}
+        scales = vars(self._scaler) if self._scaler else {}
         kept = {f"loss_scaler.{name}": value for name, value in scales.items() if isinstance(value, int | float)}
         return {"optimizer_steps": self._state.optimizer_steps, **kept}
 
@@ -179,7 +182,7 @@ class Backend:
         """Go on from pieces that have been filled, and from the numbers that belong to them."""
         for name, value in numbers.items():
             if name.startswith("loss_scaler."):
-                setattr(self._engine.optimizer.loss_scaler, name.removeprefix("loss_scaler."), value)
+                setattr(self._scaler, name.removeprefix("loss_scaler."), value)
         self._state.restored(int(numbers["optimizer_steps"]))
 
     def replica_digest(self) -> dict[str, int]:
@@ -191,6 +194,14 @@ class Backend:
         integers = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
         sums = [values.view(integers[values.dtype]).sum(dtype=torch.int64) for values in whole.values()]
         return dict(zip(whole, torch.stack(sums).tolist(), strict=True))
+
+    @property
+    def _scaler(self):
+        """What holds the loss scale of fp16; DeepSpeed's optimizer of stage 0 names it otherwise. None without one."""
+        if self.dtype != torch.float16:
+            return None
+        optimizer = self._engine.optimizer
+        return optimizer.loss_scaler if self.zero_stage else optimizer.loss_scale_config
 
     @property
     def skipped_by_scaler(self) -> bool:

@@ -16,10 +16,15 @@ class MovingAverage:
         self.backend, self.decay = backend, decay
         self.averages = {name: part.float().clone() for name, part in self._parts().items()}
 
-    def update(self) -> None:
-        """Move towards the present weights by 1 - decay; call after every optimizer step."""
+    def update(self, step: int) -> None:
+        """Move towards the present weights by 1 - decay; call after every optimizer step, which count from 1.
+
+        Early steps decay faster, as in TensorFlow's ExponentialMovingAverage with num_updates. Else a short training
+        would evaluate mostly the weights that it began with, be they random or pretrained.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
         for name, part in self._parts().items():
-            self.averages[name].lerp_(part.float(), 1 - self.decay)
+            self.averages[name].lerp_(part.float(), 1 - decay)
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:

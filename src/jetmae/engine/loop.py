@@ -19,7 +19,7 @@ from jetmae.errors import JetmaeError
 from jetmae.report.sinks import Recorder
 from jetmae.runtime.phases import reach
 from jetmae.runtime.preemption import StopRequest
-from jetmae.runtime.world import World
+from jetmae.runtime.world import Stopped, World
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Fit:
     recorder: Recorder | None
     stop_request: StopRequest
     world: World
+    record_error: JetmaeError | None = None  # of rank 0, of which all learn at the next step
 
     def run(self) -> bool:
         """Train to the end, or to a stop request. True if the training is complete; committed either way.
@@ -74,11 +75,15 @@ class Fit:
         self._fetch_from(self.state.step)
         stopped = False
         while not (self._is_done or stopped):
-            verdict = self.world.agree(stop=bool(self.stop_request), busy=self.checkpoints.is_busy)
+            verdict = self.world.agree(
+                error=self.record_error, stop=bool(self.stop_request), busy=self.checkpoints.is_busy
+            )
             if not verdict.busy:
                 self.checkpoints.advance()
             stopped = verdict.stop
-            if not stopped:
+            if not stopped and self.state.validation_due:  # an earlier start was stopped in it
+                self._round_off()
+            elif not stopped:
                 self._step()
         self._batches.close()
         check_replicas(self.backend, self.world, self.state.step)
@@ -88,7 +93,8 @@ class Fit:
 
     @property
     def _is_done(self) -> bool:
-        return self.state.step >= self.intervals.total or self.state.finished_early
+        at_the_end = self.state.step >= self.intervals.total or self.state.finished_early
+        return at_the_end and not self.state.validation_due
 
     def _fetch_from(self, step: int) -> None:
         self._batches = self.batches_from(step)
@@ -101,14 +107,19 @@ class Fit:
         micro_batches = next(self._steps)
         if step not in self.state.skipped_steps and not self._update(micro_batches):
             return self._roll_back()
-        self.state.step = step
-        if self._due(self.intervals.validate):
-            self._validate()
-        if self._due(self.intervals.pictures):
+        self.state.step, self.state.validation_due = step, self._due(self.intervals.validate, after=step)
+        self._round_off()
+
+    def _round_off(self) -> None:
+        """What follows an update. Cut short by a stop request in the validation; then the next start begins with it."""
+        step = self.state.step
+        if self.state.validation_due and not self._validate():
+            return
+        if self._due(self.intervals.pictures, after=step):
             reach("draw", f"step {step}")
             with self._evaluating() as network:
                 self.draw(network, step)
-        if self._due(self.intervals.checkpoint):
+        if self._due(self.intervals.checkpoint, after=step):
             check_replicas(self.backend, self.world, step)
             self._flush_records()
             self.checkpoints.begin(self.state)
@@ -122,7 +133,7 @@ class Fit:
             self._note_unsound(step, lr, result, suspects(micro_batches, result, self.world))
             return False
         if self.average is not None:
-            self.average.update()
+            self.average.update(step)
         reach("step: record", f"step {step}")
         self._record(step, result.loss, lr, result.gradient_norm)
         return True
@@ -153,26 +164,31 @@ class Fit:
         self.state.skipped_steps = skipped
         self._fetch_from(self.state.step)
 
-    def _due(self, interval: int) -> bool:
-        return self.state.step % interval == 0 or self.state.step == self.intervals.total
+    def _due(self, interval: int, *, after: int) -> bool:
+        return after % interval == 0 or after == self.intervals.total
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Score the present weights, and keep them if they are the best. False if a stop request came first."""
         reach("validate", f"step {self.state.step}")
         with self._evaluating() as network:
-            metrics, score = self.validate(network)
+            try:
+                metrics, score = self.validate(network)
+            except Stopped:
+                return False
             if not math.isfinite(metrics["loss"]):
                 raise JetmaeError(
                     f"validation loss is {metrics['loss']} at step {self.state.step}: the weights have grown beyond"
                     " use; reduce optim.lr and start a new --name"
                 )
-            if self.recorder:
-                self.recorder.evaluation("validation", **self._place(self.state.step), metrics=metrics)
+            self._on_recorder(lambda to: to.evaluation("validation", **self._place(self.state.step), metrics=metrics))
             if self.state.record_score(score):
                 reach("export best", f"step {self.state.step}")
                 self.export_best(self.state)
         patience = self.intervals.patience
         self.state.finished_early = patience is not None and self.state.validations_without_gain >= patience
+        self.state.validation_due = False
         self._clock_s, self._clock_step = time.perf_counter(), self.state.step
+        return True
 
     @contextmanager
     def _evaluating(self) -> Iterator[nn.Module]:
@@ -191,11 +207,19 @@ class Fit:
         self.recorder.progress(step, loss, jets_per_s)
         if step % self.intervals.log == 0 or step == self.intervals.total:
             self._clock_s, self._clock_step = now_s, step
-            self.recorder.train(**self._place(step), loss=loss, lr=lr, grad_norm=gradient_norm, jets_per_s=jets_per_s)
+            numbers = {"loss": loss, "lr": lr, "grad_norm": gradient_norm, "jets_per_s": jets_per_s}
+            try:
+                self.recorder.train(**self._place(step), **numbers)
+            except JetmaeError as error:
+                self.record_error = error
 
     def _flush_records(self) -> None:
-        if self.recorder is not None:
-            self.recorder.flush()
+        self.world.agree(error=self.record_error)
+        self._on_recorder(Recorder.flush)
+
+    def _on_recorder(self, action: Callable[[Recorder], None]) -> None:
+        """On rank 0, whose error all ranks share. Collective."""
+        self.world.on_main(lambda: action(self.recorder))
 
     def _place(self, step: int) -> dict:
         return {"step": step, "samples": step * self.batch_size, "epoch": step / self.intervals.per_epoch}

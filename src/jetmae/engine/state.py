@@ -12,6 +12,7 @@ class TrainState:
     best_step: int | None = None
     validations_without_gain: int = 0
     finished_early: bool = False
+    validation_due: bool = False  # of this step, because a stop request came first
     skipped_steps: list[int] = field(default_factory=list)  # whose loss or gradient was not finite
 
     def record_score(self, score: float) -> bool:

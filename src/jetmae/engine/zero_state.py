@@ -24,15 +24,19 @@ class ZeroState:
     """The optimizer's state behind a DeepSpeed engine."""
 
     def __init__(self, engine, stage: int, precision: torch.dtype):
-        """AdamW makes its moments at the first step; they are made here, so that there is something to restore into."""
+        """AdamW makes its moments at the first step; they are made here, so that there is something to restore into.
+
+        For stage 0 in half precision DeepSpeed has made a step with gradients of zero already. It has decayed the
+        float32 weights at the full learning rate, and would count in the bias correction: it is undone.
+        """
         self._engine, self._stage = engine, stage
         self._adamw = engine.basic_optimizer
         self._copy_of = _copies(engine.optimizer) if stage == 0 and precision != torch.float32 else {}
+        for parameter, copy in self._copy_of.items():
+            copy.data.copy_(parameter.data)
         for master in self._masters():
-            if not self._adamw.state[master]:
-                step = torch.zeros((), dtype=torch.float32, device=master.device)
-                moments = {name: torch.zeros_like(master) for name in MOMENTS}
-                self._adamw.state[master] = {"step": step, **moments}
+            step = torch.zeros((), dtype=torch.float32, device=master.device)
+            self._adamw.state[master] = {"step": step, **{name: torch.zeros_like(master) for name in MOMENTS}}
         if stage in (1, 2):
             engine.optimizer._lazy_init_hp_params_optimizer_state()
 

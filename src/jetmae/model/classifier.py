@@ -17,7 +17,8 @@ def pool(tokens_BLD: Tensor, pooling: str) -> Tensor:
     """Features (B, F) from tokens (B, 1 + L, D), cls first.
 
     `mean`: average of the patch tokens (F = D). `cls`: the cls token (F = D). `patch_mean`: average over the width of
-    each patch token, the seed's choice (F = L).
+    each patch token, the seed's choice (F = L). Of an untrained encoder that is 0, for its last LayerNorm leaves
+    nothing of such a mean; nor does a gradient come back, so that training from scratch hardly begins with it.
     """
     if pooling == "cls":
         return tokens_BLD[:, 0]
@@ -70,8 +71,9 @@ class LinearProbe(nn.Module):
         self.feature_std_F.copy_(torch.where(std_F > 1e-6 * mean_F.abs().clamp(min=1.0), std_F, 1.0))
 
     def forward(self, features_BF: Tensor) -> Tensor:
-        """Logits (B,)."""
-        return self.linear((features_BF - self.feature_mean_F) / self.feature_std_F).squeeze(-1)
+        """Logits (B,) from float32 features, which are scaled before they lose precision to that of the weights."""
+        scaled_BF = (features_BF - self.feature_mean_F.float()) / self.feature_std_F.float()
+        return self.linear(scaled_BF.to(self.linear.weight.dtype)).squeeze(-1)
 
 
 def initialise_head(head: nn.Module) -> None:

@@ -110,8 +110,14 @@ class _Seen:
             return False
         me, owner = _me(), self.content["owner"]
         same_job = owner["job_id"] is not None and owner["job_id"] == me["job_id"]
-        gone = owner["machine"] == me["machine"] and not Path(f"/proc/{owner['pid']}").exists()
+        gone = owner["machine"] == me["machine"] and not _is_there(owner)
         return gone or (same_job and owner["restart_count"] < me["restart_count"])
+
+    @property
+    def lives_here(self) -> bool:
+        owner = self.content.get("owner")
+        released = self.content.get("released")
+        return owner is not None and not released and owner["machine"] == _me()["machine"] and _is_there(owner)
 
     @property
     def owner(self) -> str:
@@ -120,6 +126,16 @@ class _Seen:
             return "another start, which has just begun"
         job = f"job {owner['job_id']}" if owner["job_id"] else f"process {owner['pid']}"
         return f"{job} on {owner['host']}"
+
+
+def is_trained_here(root: Path) -> bool:
+    """Whether a process of this machine owns the folder."""
+    return _newest(root).lives_here
+
+
+def _is_there(owner: dict) -> bool:
+    """To be asked on the owner's machine."""
+    return Path(f"/proc/{owner['pid']}").exists()
 
 
 def _newest(root: Path) -> _Seen:

@@ -45,11 +45,15 @@ class Post:
     def __init__(self, descriptor: int = -1):
         """Map the file behind a descriptor, by default memory of this process alone."""
         self._memory = mmap.mmap(descriptor, self.RECORD.size)
-        self._count, self.limit_s = 0, START_LIMIT_S
+        self._count, self.limit_s, self._texts = 0, START_LIMIT_S, (b"", b"")
 
     def write(self, phase: str, detail: str) -> None:
+        self._texts = phase.encode(), detail.encode()
+        self.write_again()
+
+    def write_again(self) -> None:
         self._count += 1
-        self._memory[:] = self.RECORD.pack(self._count, self.limit_s, phase.encode(), detail.encode())
+        self._memory[:] = self.RECORD.pack(self._count, self.limit_s, *self._texts)
 
     def read(self) -> Place:
         """What reads twice the same is not half written."""
@@ -77,6 +81,12 @@ def reach(phase: str, detail: str = "") -> None:
         _post.write(phase, detail)
     for failpoint in _failpoints():
         failpoint.reach(phase)
+
+
+def still_here() -> None:
+    """A sign of life from a place that takes long, such as a file of hundreds of gigabytes."""
+    if threading.current_thread() is threading.main_thread():
+        _post.write_again()
 
 
 def told(items: Iterable[T], activity: str) -> Iterator[T]:

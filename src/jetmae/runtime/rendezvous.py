@@ -15,18 +15,19 @@ from pathlib import Path
 
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
-from jetmae.errors import JetmaeError
+from jetmae.errors import JetmaeError, PassingFault
 from jetmae.files import write_json
 
 TIMEOUT_S = float(os.environ.get("JETMAE_RENDEZVOUS_TIMEOUT_S", "300"))
 POLL_S = 0.1
 
 
-def meet(folder: Path, *, rank: int, size: int) -> Store:
-    """The store through which the process group is built.
+def meet(folder: Path, *, rank: int, size: int, device: str) -> Store:
+    """The store through which the process group is built; `device` is what this rank computes on, cpu or cuda.
 
     Raises:
         JetmaeError: rank 0 did not publish its address, or not all ranks came, within TIMEOUT_S.
+        PassingFault: some ranks have found a GPU and others none.
     """
     if size == 1:
         return HashStore()
@@ -36,9 +37,12 @@ def meet(folder: Path, *, rank: int, size: int) -> Store:
     place = folder / f".rendezvous-{token}.json"
     store = _listen(place) if rank == 0 else _connect(place, rank)
     store = PrefixStore(token, store)
+    store.add(device, 1)
+    store.set(f"host-{device}", socket.gethostname())
     _await_all(store, rank, size)
     if rank == 0:
         place.unlink(missing_ok=True)
+    _check_devices(store, size)
     return store
 
 
@@ -65,6 +69,16 @@ def _connect(place: Path, rank: int) -> TCPStore:
     address = json.loads(place.read_text())
     options = {"is_master": False, "wait_for_workers": False, "timeout": timedelta(seconds=TIMEOUT_S)}
     return TCPStore(address["host"], address["port"], **options)
+
+
+def _check_devices(store: Store, size: int) -> None:
+    """A node whose driver is broken would leave the others waiting in their first collective."""
+    on_cpu = store.add("cpu", 0)
+    if 0 < on_cpu < size:
+        raise PassingFault(
+            f"{on_cpu} of {size} ranks find no GPU, one of them on {store.get('host-cpu').decode()}: expected all or"
+            " none; leave that node out, or give engine.device=cpu"
+        )
 
 
 def _await_all(store: Store, rank: int, size: int) -> None:

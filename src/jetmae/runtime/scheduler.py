@@ -9,7 +9,7 @@ import subprocess
 from datetime import datetime
 
 QUESTION_TIMEOUT_S = 10.0
-NEAR_THE_END_S = 180.0  # a stop signal this close to the time limit came because of it
+EARLY_S = 90.0  # Slurm's warning before the time limit comes up to 60 s earlier than it was asked for
 SENTINELS = {"None", "N/A", "Unknown", "(null)"}
 
 
@@ -73,6 +73,6 @@ def cause_of_stop(facts: dict[str, str], *, restarts: int, now: datetime | None 
     end = facts.get("EndTime", "Unknown")
     if end not in SENTINELS:
         left_s = (datetime.fromisoformat(end) - (now or datetime.now())).total_seconds()
-        if left_s < NEAR_THE_END_S:
+        if left_s < float(os.environ.get("JETMAE_LEAD_TIME_S", "120")) + EARLY_S:
             return "time_limit"
     return "preempted"

@@ -13,9 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from jetmae.errors import JetmaeError
+from jetmae.errors import MAY_PASS, JetmaeError, PassingFault
 
 T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Work that can be done again was given up for a stop request, by all ranks at the same place."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,12 @@ class World:
             raise type(failure)(f"rank {rank}: {failure}" if self.size > 1 else str(failure)) from error
         return Verdict(stop=bool(flags[1]), busy=bool(flags[2]))
 
-    def together(self, action: Callable[[], T]) -> T:
+    def together(self, action: Callable[[], T], *, stop: Callable[[], bool] = lambda: False) -> T:
         """Do something that can fail on some ranks only; all ranks learn of it.
 
         Raises:
             JetmaeError: as `agree`.
+            Stopped: `stop` says so on some rank.
         """
         result, error = None, None
         try:
@@ -86,14 +91,20 @@ class World:
         except JetmaeError as failure:
             error = failure
         except OSError as failure:
-            error = JetmaeError(f"{failure.strerror or failure}: {failure.filename}; mend it and start again to go on")
-        self.agree(error=error)
+            kind = PassingFault if failure.errno in MAY_PASS else JetmaeError
+            error = kind(f"{failure.strerror or failure}: {failure.filename}; mend it and start again to go on")
+        if self.agree(error=error, stop=stop()).stop:
+            raise Stopped
         return result  # type: ignore[return-value]
 
-    def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, each fetched `together`; all ranks have the same number of them."""
+    def each(self, items: Iterable[T], *, stop: Callable[[], bool] = lambda: False) -> Iterator[T]:
+        """The items, each fetched `together`; all ranks have the same number of them.
+
+        Raises:
+            Stopped: `stop` says so on some rank.
+        """
         iterator = iter(items)
-        while (item := self.together(lambda: next(iterator, None))) is not None:
+        while (item := self.together(lambda: next(iterator, None), stop=stop)) is not None:
             yield item
 
     def on_main(self, action: Callable[[], None]) -> None:

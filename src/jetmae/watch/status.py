@@ -1,15 +1,14 @@
 """What a run is doing, from its folder and from Slurm."""
 
-import re
 import socket
 import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from jetmae.run_folder import RunFolder
+from jetmae.runtime.lease import is_trained_here
 from jetmae.watch.ledger import Ledger, make_ledger
 from jetmae.watch.records import read_object, readable_lines
 from jetmae.watch.slurm_jobs import QueuedJob, queue_of, starts_of
@@ -135,12 +134,12 @@ def _state_of_queued_run(queued: QueuedJob, last: dict) -> str:
 
 def _state_of_local_run(run: RunFolder, last: dict) -> str:
     if not last:
-        return "running" if _is_locked(run) else "not started"
+        return "running" if is_trained_here(run.root) else "not started"
     if last.get("event") == "end":
-        return "running" if _is_locked(run) else _ended(last)
+        return "running" if is_trained_here(run.root) else _ended(last)
     if socket.gethostname() not in (last.get("hosts") or ()):
         return "unknown"
-    return "running" if _is_locked(run) else _ended(last)
+    return "running" if is_trained_here(run.root) else _ended(last)
 
 
 def _ended(last: dict) -> str:
@@ -152,16 +151,6 @@ def _ended(last: dict) -> str:
 
 def _words(cause: str) -> str:
     return cause.replace("_", " ")
-
-
-def _is_locked(run: RunFolder) -> bool:
-    """Does a process of this machine train in the folder? Read from the kernel's list: trying would be in its way."""
-    try:
-        inode = (run.root / ".lock").stat().st_ino
-        locks = Path("/proc/locks").read_text()
-    except OSError:
-        return False
-    return any(re.search(rf"FLOCK .*:{inode} ", line) for line in locks.splitlines())
 
 
 def _train_lines(lines: list[dict]) -> list[dict]:
