@@ -244,20 +244,7 @@ def submit(stages: list[Stage], arguments: argparse.Namespace) -> int:
     asked, jobs = resources(arguments), {}
     warn_of_the_cluster(asked)
     for stage in stages:
-        waiting = [member for member in stage.members if not member.run.completed.exists()]
-        alive = [job for member in waiting if (job := live_job(member.run))]
-        if alive and len(stages) == 1:
-            raise JetmaeError(f"run {waiting[0].run.root} has job {alive[0]} queued or running: scancel it, or wait")
-        if alive or not waiting:
-            jobs[stage.name] = alive
-            print(f"{stage.name}: {'complete' if not waiting else 'has job ' + ', '.join(alive)}")
-            continue
-        needed = submission.after(asked, jobs.get(stage.after, []))
-        names = [member.run.root.name for member in waiting]
-        jobs[stage.name] = submission.submit([member.run.root for member in waiting], needed, name=names[0])
-        for member, job in zip(waiting, jobs[stage.name], strict=True):
-            record_start(member, arguments, job_id=job)
-            print(f"job {job} submitted; run folder {member.run.root}")
+        jobs[stage.name] = submit_stage(stage, submission.after(asked, jobs.get(stage.after, [])), arguments)
     if arguments.task == "chain":
         everything = [job for stage in stages for job in jobs[stage.name]]
         job = submission.submit_command(
@@ -266,6 +253,39 @@ def submit(stages: list[Stage], arguments: argparse.Namespace) -> int:
         print(f"job {job} writes {chain_folder(stages) / 'report' / 'report.html'}")
     print_next_steps(stages)
     return 0
+
+
+def submit_stage(stage: Stage, asked, arguments: argparse.Namespace) -> list[str]:
+    """Submit the runs that are neither complete nor have a job; a later stage waits for the jobs returned, old and new.
+
+    Raises:
+        JetmaeError: the command is for this stage alone, and all that is left of it has a job.
+    """
+    alive, missing = {}, []
+    for member in stage.members:
+        if member.run.completed.exists():
+            print(f"{member.run.root.name}: complete")
+        elif job := live_job(member.run):
+            print(f"{member.run.root.name}: has job {job}")
+            alive[member.run.root] = job
+        else:
+            missing.append(member)
+    if alive and not missing and arguments.task != "chain":
+        found = ", ".join(f"run {root} has job {job}" for root, job in alive.items())
+        raise JetmaeError(f"{found}, queued or running: scancel {' '.join(alive.values())}, or wait")
+    return [*alive.values(), *(submit_members(missing, asked, arguments) if missing else [])]
+
+
+def submit_members(members: list[Member], asked, arguments: argparse.Namespace) -> list[str]:
+    """Submit runs, several of them as one array, and return the job of each."""
+    import submission
+
+    roots = [member.run.root for member in members]
+    jobs = submission.submit(roots, asked, name=roots[0].name)
+    for member, job in zip(members, jobs, strict=True):
+        record_start(member, arguments, job_id=job)
+        print(f"job {job} submitted; run folder {member.run.root}")
+    return jobs
 
 
 def warn_of_the_cluster(asked) -> None:
