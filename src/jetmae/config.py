@@ -153,6 +153,8 @@ class Experiment(Section):
     @classmethod
     def _fill_task_section(cls, content):
         if isinstance(content, dict) and content.get("task") in TASKS:
+            # A section with all its keys commented out is None: its defaults hold, as if it were not there.
+            content = {key: value for key, value in content.items() if value is not None or key not in _section_names()}
             section, other = ("reconstruct", "classify")[:: 1 if content["task"] == "pretrain" else -1]
             if content.get(other) is not None:
                 raise ValueError(f"section {other} is not for task {content['task']}: expected {section}; remove it")
@@ -261,7 +263,9 @@ def _apply_override(content: dict, override: str) -> None:
         raise JetmaeError(f"override {override!r}: expected key=value, such as optim.lr=3e-4")
     *sections, name = key.split(".")
     for section in sections:
-        if not isinstance(content.setdefault(section, {}), dict):
+        if content.get(section) is None:  # missing, or all its keys are commented out
+            content[section] = {}
+        if not isinstance(content[section], dict):
             raise JetmaeError(f"override {override!r}: {section} is a value, not a section")
         content = content[section]
     try:
@@ -293,17 +297,22 @@ def _did_you_mean(key: str) -> str:
     return f"; expected one of {', '.join(siblings)}"
 
 
+def _section_names() -> list[str]:
+    return [name for name, info in Experiment.model_fields.items() if _section_of(info.annotation)]
+
+
 def _all_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
     """Dotted names of all knobs with their descriptions."""
     keys = {}
     for name, info in section.model_fields.items():
-        inner = next((kind for kind in _kinds(info.annotation) if issubclass(kind, Section)), None)
+        inner = _section_of(info.annotation)
         keys |= _all_keys(inner, f"{prefix}{name}.") if inner else {prefix + name: info.description or ""}
     return keys
 
 
-def _kinds(annotation) -> list[type]:
-    return [kind for kind in (annotation, *getattr(annotation, "__args__", ())) if isinstance(kind, type)]
+def _section_of(annotation) -> type[Section] | None:
+    kinds = [kind for kind in (annotation, *getattr(annotation, "__args__", ())) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, Section)), None)
 
 
 def _meaning_of(key: str) -> str:

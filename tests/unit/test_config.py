@@ -62,6 +62,30 @@ def test_a_bad_override_is_refused_in_one_line(override, expected):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("task", "section"), [("pretrain", "reconstruct"), ("scratch", "classify"), ("scratch", "log")]
+)
+def test_an_empty_section_means_its_defaults(tmp_path, task, section):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"task: {task}\noptim: {{steps: 3}}\n{section}:\n  # every_key: commented out\n")
+    defaults = validated({"task": task, "optim": {"steps": 3}}, where="defaults")
+    assert getattr(defaults, section) is not None
+    assert load_experiment(task, str(preset), []) == defaults
+    assert load_experiment(task, str(preset), [f"{section}=null"]) == defaults
+
+
+def test_a_setting_may_be_given_for_an_empty_section(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("task: scratch\nclassify:\noptim:\n")
+    experiment = load_experiment("scratch", str(preset), ["classify.pooling=cls", "optim.steps=3"])
+    assert (experiment.classify.pooling, experiment.optim.steps) == ("cls", 3)
+
+
+def test_an_empty_value_that_is_no_section_is_refused():
+    with pytest.raises(JetmaeError, match="seed = None"):
+        load_experiment("pretrain", "small", ["seed=null"])
+
+
 @pytest.mark.parametrize("task", ["finetune", "probe"])
 def test_tasks_that_start_from_a_run_ask_for_it(task):
     with pytest.raises(JetmaeError, match="add init_from=RUN"):
