@@ -97,7 +97,7 @@ class Optim(Section):
     epochs: float | None = Field(None, gt=0, description="length of training; give this or steps")
     steps: int | None = Field(None, ge=1, description="length of training in optimizer steps; give this or epochs")
     schedule: Literal["cosine", "cosine_restarts"] = Field("cosine", description="after the warm-up")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from 0 to lr")
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from 0 to lr, over half of the steps at most")
     restart_epochs: float = Field(40.0, gt=0, description="cosine_restarts: length of the first period")
     restart_factor: int = Field(2, ge=1, description="cosine_restarts: each period is so many times the one before")
     clip_norm: float | None = Field(1.0, gt=0, description="clip the gradient to this norm; null: never")

@@ -41,6 +41,10 @@ class Plan:
 def make_plan(experiment: Experiment, ranks: int) -> Plan:
     """Check data, shapes and batch layout of an experiment on so many ranks.
 
+    The warm-up takes half of the training at most. A quick try such as `optim.steps=20` keeps the warm-up of its
+    preset, an epoch say, and in full it would end the training at a small part of the peak lr; to refuse it would ask
+    for a second setting in every quick try.
+
     Raises:
         DataError: data are missing, damaged, or lack what the task needs.
         JetmaeError: the experiment does not fit the data or the ranks.
@@ -59,6 +63,7 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
             f"optim.batch_size={optim.batch_size} is more than the {jets} jets of split {train}: reduce it"
         )
     steps = lambda epochs: max(1, round(epochs * per_epoch))  # noqa: E731
+    total_steps = optim.steps or steps(optim.epochs)
     return Plan(
         manifest=manifest,
         train_split=train,
@@ -68,8 +73,8 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
         micro_batch_size=micro_batch_size,
         accumulation=accumulation,
         steps_per_epoch=per_epoch,
-        total_steps=optim.steps or steps(optim.epochs),
-        warmup_steps=round(optim.warmup_epochs * per_epoch),
+        total_steps=total_steps,
+        warmup_steps=min(round(optim.warmup_epochs * per_epoch), total_steps // 2),
         restart_steps=steps(optim.restart_epochs),
         validate_steps=steps(experiment.log.validate_epochs),
         pictures_steps=steps(experiment.log.pictures_epochs),

@@ -292,7 +292,7 @@ class Run:
         self.recorder.say(
             f"attempt {attempt_number}, {self.world.size} rank(s) on {self.world.device.type},"
             f" {self.num_parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
-            f" steps {state.step} to {self.plan.total_steps}"
+            f" steps {state.step} to {self.plan.total_steps}, warm-up {self.plan.warmup_steps} steps"
         )
 
     def _schedule(self) -> Schedule:
