@@ -410,6 +410,25 @@ def test_missing_empty_foreign_and_truncated_files_are_refused(tmp_path):
         assert "truncated" in refusal(tmp_path, tmp_path / name)
 
 
+@pytest.mark.parametrize("empty_meta", [np.zeros((0, 3), "f4"), np.zeros(0)])
+def test_an_empty_split_of_a_file_is_left_out_and_said(tmp_path, capsys, empty_meta):
+    truth = make_truth(8, side=20)
+    boosted_top(tmp_path / "source.h5", truth)
+    with h5py.File(tmp_path / "source.h5", "a") as file:
+        del file["validation_jet"], file["validation_meta"]
+        file["validation_jet"], file["validation_meta"] = np.zeros((0, 20, 20, 8), "f4"), empty_meta
+    manifest = convert([str(tmp_path / "source.h5")], tmp_path / "out", verify=True).manifest
+    assert {split: manifest.jets(split) for split in manifest.splits} == {"train": 4, "test": 2}
+    assert JetDataset(tmp_path / "out", "train").column("label").tolist() == truth.label[:4].tolist()
+    assert "source.h5: validation_jet has 0 jets: left out" in capsys.readouterr().out
+
+
+def test_a_file_of_empty_splits_is_refused(tmp_path):
+    with h5py.File(tmp_path / "source.h5", "w") as file:
+        file["train_jet"], file["test_jet"] = np.zeros((0, 20, 20, 8), "f4"), np.zeros((0, 20, 20, 8), "f4")
+    assert "train_jet has 0 jets, expected at least 1" in refusal(tmp_path, tmp_path / "source.h5")
+
+
 def test_damaged_gzip_chunk_is_refused(tmp_path):
     source = small_file(tmp_path / "source.h5", make_truth(4, side=20).images)
     with h5py.File(source) as file:

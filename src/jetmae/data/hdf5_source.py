@@ -159,7 +159,8 @@ class _LabelColumns:
 
     def _decide_column(self, label_key: str) -> int:
         if self._column is None:
-            tables = [table[()] for table in self.tables.values()] or [self.arrays[label_key][()]]
+            # The table of an empty split may have any shape.
+            tables = [table[()] for table in self.tables.values() if table.size] or [self.arrays[label_key][()]]
             self._column = label_column(np.concatenate(tables), self.options, f"source {self.path}: {label_key}")
         return self._column
 

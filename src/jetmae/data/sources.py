@@ -106,10 +106,19 @@ def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
         raise DataError(
             f"source {path} begins with {magic!r}: expected HDF5 or Parquet; if it is an archive, unpack it first"
         )
-    parts = open_format(path, options)
+    parts = _without_empty_splits(open_format(path, options))
     for part in parts:
         _check_size(part)
     return parts
+
+
+def _without_empty_splits(parts: list[SourcePart]) -> list[SourcePart]:
+    """The parts that hold jets, and a printed line for each of the others; all of them if none does."""
+    filled = [part for part in parts if part.rows]
+    for part in parts if filled else ():
+        if not part.rows:
+            print(f"source {part.path}: {part.key} has 0 jets: left out")
+    return filled or parts
 
 
 def _check_size(part: SourcePart) -> None:
