@@ -90,7 +90,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tower-size", type=int, default=5, help="pixels per tower side; 0: no towers (%(default)s)")
     parser.add_argument("--jets-per-shard", type=int, default=16384, help="(%(default)s)")
     parser.add_argument("--drop-constant", action="store_true", help="leave out images that are one value throughout")
-    parser.add_argument("--allow-rounding", action="store_true", help="accept values that float32 has to round")
+    parser.add_argument("--allow-rounding", action="store_true", help="accept values that float32 rounds, also to 0")
     parser.add_argument("--hash-sources", action="store_true", help="record the SHA-256 of the sources")
     layout = parser.add_argument_group("layout", "what to take the sources for, where a look does not tell")
     layout.add_argument("--image-key", metavar="NAME", help="image array or column")

@@ -17,6 +17,7 @@ from jetmae.data import convert as convert_module
 from jetmae.data import hdf5_source
 from jetmae.data.convert import ConvertOptions, convert
 from jetmae.data.division import divide, parse_source
+from jetmae.data.inspect import verify_dataset
 from jetmae.data.shards import JetDataset, read_manifest
 from jetmae.data.sources import SourceOptions, open_source
 from jetmae.data.sparse import densify
@@ -139,17 +140,31 @@ def test_negative_zero_becomes_zero_and_small_values_stay(tmp_path):
 
 def test_float64_that_float32_rounds_needs_leave(tmp_path):
     images = np.zeros((3, 8, 20, 20))
-    images[1, 2, 3, 4], images[2, 0, 0, 0] = 0.1, 1e-60
+    images[1, 2, 3, 4] = 0.1
     source = str(small_file(tmp_path / "source.h5", images))
     with pytest.raises(DataError, match=r"row 1, channel 2, pixel \(3, 4\) is .*0\.1.*--allow-rounding"):
         convert([source], tmp_path / "out")
     options = ConvertOptions(allow_rounding=True, fractions=(1, 0, 0))
-    with pytest.raises(DataError, match=r"row 2.*float32 rounds to .*0\.0"):  # a value may be rounded, not lost
-        convert([source], tmp_path / "out", options=options)
-    images[2, 0, 0, 0] = 0
-    small_file(tmp_path / "source.h5", images)
     convert([source], tmp_path / "out", options=options, verify=True)
     assert read_back(tmp_path / "out", "unlabelled_train")[0].max() == np.float32(0.1)
+
+
+@pytest.mark.parametrize("drop_constant", [False, True])
+def test_values_that_rounding_makes_zero_are_not_stored(tmp_path, drop_constant):
+    images = np.zeros((3, 8, 20, 20))
+    images[0, 0, 0, :3], images[0, 7, 0, 0] = (1e-60, 0.1, 0.5), 1e-60
+    images[1, 2, 3, 4] = -1e-60  # nothing else: the image becomes empty
+    images[2, 0, 0, 0] = 7
+    source = f"train={small_file(tmp_path / 'source.h5', images)}"
+    with pytest.raises(DataError, match=r"is .*1e-60.* rounds to .*0\.0.*--allow-rounding"):
+        convert([source], tmp_path / "out")
+    options = ConvertOptions(allow_rounding=True, drop_constant=drop_constant)
+    convert([source], tmp_path / "out", options=options, verify=True)
+    stored, dataset = read_back(tmp_path / "out", "train")
+    rounded = np.delete(images, 1, axis=0) if drop_constant else images
+    assert same_bits(stored, rounded.astype(np.float32) + 0)
+    assert len(dataset.shards[0].value) == 3
+    assert not verify_dataset(tmp_path / "out")
 
 
 def test_verify_finds_a_changed_value(tmp_path, monkeypatch):

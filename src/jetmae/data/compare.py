@@ -52,6 +52,8 @@ class _InOrder:
 
 
 def _compare_block(planned, first: int, block: NDArray, readers: dict, manifest: Manifest, drop_constant: bool) -> None:
+    with np.errstate(over="ignore"):
+        block = block.astype(np.float32, copy=False)  # as conversion rounds: an image may become constant by it
     images = np.moveaxis(block, 3, 1) if planned.part.channels_last else block
     flat = block.reshape(len(block), -1)
     kept = ~(flat == flat[:, :1]).all(axis=1) if drop_constant else np.ones(len(block), dtype=bool)
@@ -69,8 +71,7 @@ def _compare_block(planned, first: int, block: NDArray, readers: dict, manifest:
 
 def _compare_images(source: NDArray, stored: NDArray, rows: NDArray, path: Path, split: str) -> None:
     # Adding zero turns -0.0 into +0.0, the one change that conversion makes, and leaves all other bits.
-    with np.errstate(over="ignore"):
-        expected = np.ascontiguousarray(source, dtype=np.float32) + np.float32(0)
+    expected = np.ascontiguousarray(source) + np.float32(0)
     same = (expected.view(np.uint32) == stored.view(np.uint32)).reshape(len(rows), -1).all(axis=1)
     if not same.all():
         raise DataError(f"source {path}: row {rows[~same][0]} differs from its jet in split {split}; convert again")

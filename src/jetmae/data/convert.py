@@ -28,7 +28,7 @@ from jetmae.data.output import built_aside, refuse_existing
 from jetmae.data.progress import Progress
 from jetmae.data.shards import MAX_PLACES, Shard, SparseJets, check_labels, write_shard
 from jetmae.data.sources import CHANNEL_NAMES, SourceOptions, SourcePart
-from jetmae.data.sparse import concatenate, constant_towers, sparsify, store_per_tower, take, tower_grid
+from jetmae.data.sparse import concatenate, constant_towers, sparsify, store_per_tower, take, tower_grid, without_zeros
 from jetmae.errors import DataError, JetmaeError
 
 MAX_SHARD_VALUES = 40_000_000  # 240 MB held per split while a shard fills; dense images reach it before jets_per_shard
@@ -50,7 +50,7 @@ class ConvertOptions:
     drop_constant: bool = False
     """Leave out images in which all pixels of all channels are equal."""
     allow_rounding: bool = False
-    """Accept values that float32 cannot hold exactly."""
+    """Accept values that float32 cannot hold exactly; those too small for it become 0."""
     hash_sources: bool = False
     """Record the SHA-256 of the source files."""
 
@@ -201,6 +201,7 @@ def sparse_blocks(
         rows = np.arange(first, first + len(block))
         count_BC, index, value = sparsify(block, channels_last=part.channels_last)
         value = _checked_values(part, rows, count_BC, index, value, options)
+        count_BC, index, value = without_zeros(count_BC, index, value)  # which rounding may have made
         columns = [None if column is None else column[rows] for column in (part.label_N, part.mass_N, part.pt_N)]
         jets = SparseJets(count_BC, index, value, rows, *columns)
         constant, split_of_jet = _constant_images(jets, block[0].size), planned.split_of_row[rows]
@@ -215,7 +216,7 @@ def _checked_values(
     """Values as float32.
 
     Raises:
-        DataError: one is NaN or infinite, or float32 cannot hold it exactly.
+        DataError: one is NaN or infinite, or float32 cannot hold it exactly and rounding is not allowed.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         stored = value.astype(np.float32)
@@ -227,8 +228,8 @@ def _checked_values(
         )
     if value.dtype == np.float32:
         return stored
-    bad = np.flatnonzero((stored != value) & ~(options.allow_rounding & (stored != 0)))
-    if len(bad):
+    bad = np.flatnonzero(stored != value)
+    if len(bad) and not options.allow_rounding:
         raise DataError(
             f"{_where(part, rows, count_BC, index, bad[0])} is {value[bad[0]]!r} ({value.dtype}), which float32 rounds"
             f" to {stored[bad[0]]!r}; expected values that float32 holds; accept rounding with --allow-rounding"

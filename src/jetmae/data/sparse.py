@@ -35,6 +35,16 @@ def sparsify(block: NDArray, *, channels_last: bool) -> tuple[NDArray, NDArray, 
     return count_BC, place, flat[_swap(key, channels, pixels)]
 
 
+def without_zeros(count_BC: NDArray, index: NDArray, value: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """What `sparsify` returned, less the values that have become 0 since."""
+    kept = value != 0
+    if kept.all():
+        return count_BC, index, value
+    image = image_of_value(count_BC)[kept]
+    count = np.bincount(image, minlength=count_BC.size).astype(np.uint16)
+    return count.reshape(count_BC.shape), index[kept], value[kept]
+
+
 def _swap(position: NDArray, first: int, second: int) -> NDArray:
     """Flat places in (B, first, second) -> flat places in (B, second, first)."""
     outer = position // second
