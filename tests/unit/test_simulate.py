@@ -77,6 +77,14 @@ def test_perigee_is_the_nearest_point_of_the_path(charge: int) -> None:
     )
 
 
+@pytest.mark.parametrize("charge", [-1, 0, 1])
+@pytest.mark.parametrize("y_cm", [-0.1, 0.1])
+def test_d0_has_the_sign_of_dxy(charge: int, y_cm: float) -> None:
+    """dxy = -L_z / pT = (y px - x py) / pT; here a path along +x, above or below the beam."""
+    d0, _, _ = Helix.of(Particles.from_rows(particle_rows((PION, charge, 50.0, 0.0, 0.0, 0.0, y_cm, 0.0)))).perigee()
+    assert d0[0] == pytest.approx(y_cm, rel=1e-3)
+
+
 def test_d0_and_dz_keep_their_sign() -> None:
     above, below = (PION, 1, 50.0, 0.0, 0.0, 0.0, 0.5, 1.0), (PION, 1, 50.0, 0.0, 0.3, 0.0, -0.5, -1.0)
     image = image_of(above, below)

@@ -157,7 +157,8 @@ class Helix:
     def perigee(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Signed impact parameter d0, z, and direction phi (each (N,)) where the path is nearest to the beam line.
 
-        d0 is positive when the path passes the beam with positive angular momentum about it, the sign CMS uses.
+        d0 is positive when the path passes the beam with negative angular momentum about it, as CMS's dxy, which is
+        -L_z / pT of a straight path; CMS's d0 is -dxy.
         """
         distance = np.abs(self.centre)
         phi = np.angle(1j * self.sense * self.centre)
