@@ -15,10 +15,11 @@ from rich.console import Console
 
 from jetmae.errors import JetmaeError
 from jetmae.report import plots
-from jetmae.report.comparison import MINUS, MISSING, compare, format_measurement, format_rejection, headline
+from jetmae.report.comparison import MINUS, MISSING, compare, format_measurement, format_rejection
 from jetmae.report.metrics import Measurement, measure_auc, paired_auc_difference
 from jetmae.report.page import comparison_table, print_table, unit_notes, write_report
 from jetmae.report.run_reader import read_run, read_runs
+from jetmae.report.verdict import headline
 
 CHANNELS = ("track_pt", "d0", "dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
 UNITS = ("GeV", "cm", "cm", "GeV", "GeV", "hits", "hits", "hits")
@@ -27,10 +28,18 @@ UNITS = ("GeV", "cm", "cm", "GeV", "GeV", "hits", "hits", "hits")
 # --- synthetic producer of the run-folder contract -------------------------------------------------------------------
 
 
-def make_run(folder: Path, task: str, *, init_from: str | None = None, seed: int = 1, completed: bool = True) -> Path:
+def make_run(
+    folder: Path,
+    task: str,
+    *,
+    init_from: str | None = None,
+    seed: int = 1,
+    train_jets: int | None = None,
+    completed: bool = True,
+) -> Path:
     """config, metrics of 12 steps in two epochs, attempts."""
     folder.mkdir(parents=True)
-    data = {"path": "data/top", "transform": "asinh"}
+    data = {"path": "data/top", "transform": "asinh", "train_jets": train_jets}
     config = {
         "task": task,
         "seed": seed,
@@ -215,8 +224,9 @@ def test_page_refers_to_nothing_outside(report: Path) -> None:
 
 def test_page_is_in_a_physicists_order(report: Path) -> None:
     text = read_page(report).text
-    order = ["raised the AUC of the fine-tuned network", "Comparison", "Training curves", "Classification",
-             "Reconstruction: pretrain", "Single jets", "Mean images", "Set-up", "config.yaml of finetune"]  # fmt: skip
+    order = ["network is higher than that of training from scratch", "Of the variance", "One control is no verdict",
+             "Comparison", "Training curves", "Classification", "Reconstruction: pretrain", "Single jets",
+             "Mean images", "Set-up", "config.yaml of finetune"]  # fmt: skip
     found = [text.index(part) for part in order]
     assert found == sorted(found)
 
@@ -288,16 +298,74 @@ def test_the_reference_is_the_scratch_run_of_the_same_seed(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("finetune", "scratch", "expected"),
     [
-        (1.2, 0.6, "Pretraining raised the AUC of the fine-tuned network by +0."),
-        (0.6, 1.2, "Pretraining lowered the AUC of the fine-tuned network by \N{MINUS SIGN}0."),
-        (0.80, 0.801, "is compatible with that of training from scratch: pretraining changed it by"),
+        (1.2, 0.6, "The AUC of the fine-tuned network is higher than that of training from scratch by +0."),
+        (0.6, 1.2, "The AUC of the fine-tuned network is lower than that of training from scratch by \N{MINUS SIGN}0."),
+        (0.80, 0.801, "is compatible with that of training from scratch: it differs by"),
     ],
 )
-def test_headline_follows_the_numbers(tmp_path: Path, finetune: float, scratch: float, expected: str) -> None:
+def test_headline_of_one_pair_follows_the_numbers(
+    tmp_path: Path, finetune: float, scratch: float, expected: str
+) -> None:
     for task, separation in (("finetune", finetune), ("scratch", scratch)):
         add_predictions(make_run(tmp_path / task, task), separation)
     runs = read_runs([tmp_path / "finetune", tmp_path / "scratch"])
     assert expected in headline(runs)[0]
+    assert headline(runs)[1].startswith("One control is no verdict on pretraining")
+
+
+@pytest.mark.parametrize(
+    ("finetune", "scratch", "expected"),
+    [
+        (1.2, 0.6, "Pretraining raised the AUC of the fine-tuned network against training from scratch by +0."),
+        (0.6, 1.2, f"Pretraining lowered the AUC of the fine-tuned network against training from scratch by {MINUS}0."),
+        (0.8, 0.8, "is compatible with that of training from scratch: pretraining changed it by"),
+    ],
+)
+def test_headline_of_several_seeds_is_about_pretraining(
+    tmp_path: Path, finetune: float, scratch: float, expected: str
+) -> None:
+    folders = array_of_pairs(tmp_path, "seed", {n: (finetune + 0.01 * n, scratch + 0.002 * n) for n in range(4)})
+    sentences = headline(read_runs(folders))
+    assert len(sentences) == 1
+    assert expected in sentences[0]
+    assert re.search(
+        rf"\(mean over 4 pairs of runs; 95 % interval [+{MINUS}]0\.\d+ to [+{MINUS}]0\.\d+\)", sentences[0]
+    )
+
+
+def test_each_number_of_labels_has_its_own_difference_and_sentence(tmp_path: Path) -> None:
+    separations = {100: (0.6, 0.3), 1000: (0.9, 0.9), 8000: (1.2, 1.2)}
+    folders = array_of_pairs(tmp_path, "train_jets", separations)
+    rows = [row for row in comparison_table(folders) if row.kind == "finetune"]
+    assert [row.delta_reference for row in rows] == [f"scratch-{n}" for n in separations]
+    few, some, many, note = headline(read_runs(folders))
+    assert few.startswith("With data.train_jets=100, the AUC of the fine-tuned network is higher than")
+    assert some.startswith("With data.train_jets=1000, the AUC of the fine-tuned network is compatible")
+    assert many.startswith("With data.train_jets=8000, the AUC of the fine-tuned network is compatible")
+    assert note.startswith("One control is no verdict")
+
+
+def test_a_run_without_a_like_control_has_no_difference_and_the_page_says_why(tmp_path: Path) -> None:
+    few = make_run(tmp_path / "scratch-100", "scratch", train_jets=100)
+    many = make_run(tmp_path / "finetune-8000", "finetune", train_jets=8000)
+    add_predictions(few, 0.3)
+    add_predictions(many, 1.2)
+    row = comparison_table([few, many])[0]
+    assert np.isnan(row.delta_auc.value)
+    text = read_page(write_report([few, many], tmp_path / "out", "Report")).text
+    why = "the nearest, scratch-100, has data.train_jets=100 instead of 8000."
+    assert f"No evaluated scratch run is like finetune-8000: {why}" in text
+    assert "Pretraining" not in text
+
+
+def array_of_pairs(root: Path, key: str, separations: dict[int, tuple[float, float]]) -> list[Path]:
+    """A fine-tuning and a scratch run for each value of a setting."""
+    folders = []
+    for value, (finetune, scratch) in separations.items():
+        for task, separation in (("finetune", finetune), ("scratch", scratch)):
+            folders.append(make_run(root / f"{task}-{value}", task, **{key: value}))
+            add_predictions(folders[-1], separation)
+    return folders
 
 
 def test_numbers_are_written_with_two_digits_of_their_uncertainty() -> None:

@@ -1,4 +1,4 @@
-"""The comparison of fine-tuning with training from scratch and with linear probes: one row per run, and its verdict."""
+"""The comparison of fine-tuning with training from scratch and with linear probes: one row per run."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from jetmae.report import metrics
+from jetmae.report.controls import control_of
 from jetmae.report.metrics import UNKNOWN, Measurement
 from jetmae.report.run_reader import Predictions, Run, read_runs
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
-# What each kind is measured against: the same network without the pretraining.
-CONTROL = {"finetune": "scratch", "probe": "random probe"}
 _FULL_WIDTH = 136  # characters that all columns of the terminal table need
-_SIGNIFICANT = 2.0  # standard deviations; below, a difference is called compatible with none
 
 
 @dataclass(frozen=True)
@@ -97,20 +95,15 @@ def _explained_variance(run: Run) -> dict[str, dict[str, Measurement]]:
 
 
 def _with_difference(row: Row, run: Run, runs: Sequence[Run], predictions: dict[str, Predictions | None]) -> Row:
-    """Add the AUC difference to scratch, the run everything is compared with; a scratch run has none."""
-    reference = _reference(run, runs, predictions) if run.kind not in ("scratch", "pretrain") else None
-    ours = predictions[run.name]
-    if reference is None or ours is None:
+    """Add the AUC difference to the scratch run of the same problem, if there is one and the run is not scratch."""
+    evaluated = [name for name, found in predictions.items() if found is not None]
+    if run.kind in ("scratch", "pretrain") or run.name not in evaluated:
         return row
-    delta, paired = auc_difference(ours, predictions[reference.name])
+    reference = control_of(run, "scratch", runs, evaluated)
+    if reference is None:
+        return row
+    delta, paired = auc_difference(predictions[run.name], predictions[reference.name])
     return replace(row, delta_auc=delta, delta_reference=reference.name, delta_paired=paired)
-
-
-def _reference(run: Run, runs: Sequence[Run], predictions: dict, kind: str = "scratch") -> Run | None:
-    """The evaluated control run; among several, the one with the same seed, else the first."""
-    candidates = [other for other in runs if other.kind == kind and predictions[other.name] is not None]
-    same_seed = [other for other in candidates if other.config.get("seed") == run.config.get("seed")]
-    return next(iter(same_seed + candidates), None)
 
 
 def auc_difference(first: Predictions, second: Predictions) -> tuple[Measurement, bool]:
@@ -122,68 +115,6 @@ def auc_difference(first: Predictions, second: Predictions) -> tuple[Measurement
         return metrics.paired_auc_difference(*scores, first.label[first_order]), True
     one, other = metrics.measure_auc(first.score, first.label), metrics.measure_auc(second.score, second.label)
     return Measurement(one.value - other.value, math.hypot(one.uncertainty, other.uncertainty)), False
-
-
-def headline(runs: Sequence[Run]) -> list[str]:
-    """What the numbers say, one sentence each: fine-tuning, probes, reconstruction. The first is the result."""
-    sentences = [_verdict(runs, "finetune"), _verdict(runs, "probe"), _reconstruction_sentence(runs)]
-    if sum(run.kind == "finetune" for run in runs) == 1:
-        sentences.append("One fine-tuning only: the scatter between trainings is not in these uncertainties.")
-    unfinished = [run.name for run in runs if not run.completed]
-    if unfinished:
-        sentences.append(
-            f"Not final: {', '.join(unfinished)} {'has' if len(unfinished) == 1 else 'have'} not finished."
-        )
-    return [sentence for sentence in sentences if sentence]
-
-
-_SUBJECT = {
-    "finetune": ("the fine-tuned network", "training from scratch"),
-    "probe": ("the linear probe", "the same probe of a random encoder"),
-}
-
-
-def _verdict(runs: Sequence[Run], kind: str) -> str:
-    """Every run of a kind against its control; over several pairs the mean, with the spread between them."""
-    subject, control = _SUBJECT[kind]
-    predictions = {run.name: run.predictions() for run in runs}
-    members = [run for run in runs if run.kind == kind and predictions[run.name] is not None]
-    references = [_reference(run, runs, predictions, CONTROL[kind]) for run in members]
-    pairs = [(run, other) for run, other in zip(members, references, strict=True) if other]
-    if not pairs:
-        missing = "no test scores of both yet" if {kind, CONTROL[kind]} & {run.kind for run in runs} else ""
-        return missing and f"{subject.capitalize()} cannot be compared with {control}: {missing}."
-    deltas = [auc_difference(predictions[a.name], predictions[b.name])[0] for a, b in pairs]
-    return _sentence(subject, control, _mean(deltas), len(deltas))
-
-
-def _mean(deltas: Sequence[Measurement]) -> Measurement:
-    """One difference as it is; several as their mean, with the standard error from their spread."""
-    if len(deltas) == 1:
-        return deltas[0]
-    values = np.array([delta.value for delta in deltas])
-    return Measurement(float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5))
-
-
-def _sentence(subject: str, control: str, delta: Measurement, num_pairs: int) -> str:
-    if math.isnan(delta.value) or math.isnan(delta.uncertainty):
-        return f"The AUC of {subject} against {control} has no answer: the test jets are too few or of one class only."
-    over = f" (mean over {num_pairs} pairs of runs)" if num_pairs > 1 else ""
-    amount = f"{format_measurement(delta, signed=True)}{over}"
-    if abs(delta.value) <= _SIGNIFICANT * delta.uncertainty:
-        return f"The AUC of {subject} is compatible with that of {control}: pretraining changed it by {amount}."
-    verb = "raised" if delta.value > 0 else "lowered"
-    return f"Pretraining {verb} the AUC of {subject} by {amount} against {control}."
-
-
-def _reconstruction_sentence(runs: Sequence[Run]) -> str:
-    for run, row in zip(runs, compare(runs), strict=True):
-        values = {name: m for name, m in row.explained_variance.get("test", {}).items() if not math.isnan(m.value)}
-        if run.kind == "pretrain" and values:
-            ordered = sorted(values, key=lambda name: -values[name].value)
-            best, worst = (f"{format_measurement(values[n], percent=True)} in {n}" for n in (ordered[0], ordered[-1]))
-            return f"Of the variance of masked test pixels, pretraining explains between {worst} and {best}."
-    return ""
 
 
 def format_measurement(measured: Measurement, *, percent: bool = False, signed: bool = False) -> str:

@@ -27,10 +27,10 @@ from jetmae.report.comparison import (
     compare,
     comparison_table,
     format_measurement,
-    headline,
     print_table,
 )
 from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
+from jetmae.report.verdict import headline
 from jetmae.run_folder import RunFolder
 from jetmae.watch.parts import Parts
 from jetmae.watch.status import ledger_of, queue_for, status_of

@@ -1,0 +1,89 @@
+"""Which run another one is measured against: its control, the same supervised problem without the pretraining.
+
+A control has the same seed, data, transform, training split, number of labels, network and batch size (`PROBLEM`). The
+rest of the recipe (learning rate, epochs, ...) may differ, as it does between the presets of fine-tuning and scratch,
+unless a sweep varies it: a setting that takes several values among the runs of both kinds on this problem has to agree
+as well. Of several controls the one that differs in the fewest settings is taken, then the first by name. A run without
+a control is not compared: with any other one, the difference would be that of the settings.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from jetmae.report.run_reader import Run
+
+CONTROL = {"finetune": "scratch", "probe": "random probe"}
+
+# What defines the supervised problem, together with all of `model`.
+PROBLEM = ("seed", "data.path", "data.train_split", "data.train_jets", "data.transform", "optim.batch_size")
+
+_SECTIONS = ("data", "model", "classify", "optim")  # `engine` and `log` change how it is computed and watched
+_NO_MATTER = ("data.verify_hashes", "optim.max_skipped_steps")
+
+
+def control_of(run: Run, kind: str, runs: Sequence[Run], evaluated: Collection[str]) -> Run | None:
+    """The evaluated run of a kind that `run` is compared with, by the rule above."""
+    swept = _swept(run, kind, runs)
+    alike = [other for other in _candidates(kind, runs, evaluated) if not _mismatch(run, other, swept)]
+    return min(alike, key=lambda other: len(_differing(run, other)), default=None)
+
+
+def why_no_control(run: Run, kind: str, runs: Sequence[Run], evaluated: Collection[str]) -> str:
+    """In what the nearest evaluated run of a kind is unlike `run`; empty if there is a control, or nothing to name."""
+    swept = _swept(run, kind, runs)
+    unlike = {other.name: _mismatch(run, other, swept) for other in _candidates(kind, runs, evaluated)}
+    nearest = min(unlike, key=lambda name: len(unlike[name]), default=None)
+    if nearest is None or not unlike[nearest]:
+        return ""
+    ours, theirs = settings_of(run), settings_of(next(other for other in runs if other.name == nearest))
+    names = ", ".join(f"{name}={theirs.get(name)} instead of {ours.get(name)}" for name in unlike[nearest])
+    return f"No evaluated {kind} run is like {run.name}: the nearest, {nearest}, has {names}."
+
+
+def settings_of(run: Run) -> dict[str, object]:
+    """Dotted settings that decide what a run learns."""
+    flat = {name: run.config.get(name) for name in ("seed", "init_from")}
+    for section in _SECTIONS:
+        flat |= {f"{section}.{key}": value for key, value in (run.config.get(section) or {}).items()}
+    return {name: value for name, value in flat.items() if name not in _NO_MATTER}
+
+
+def recipe_of(run: Run, control: Run) -> dict[str, object]:
+    """Settings of a pair without the seed, the control's where they are others: equal in pairs that may be averaged."""
+    ours, theirs = settings_of(run), settings_of(control)
+    different = [name for name in _differing(run, control) if name != "init_from"]
+    recipe = ours | {f"{control.kind}'s {name}": theirs.get(name) for name in different}
+    return {name: value for name, value in recipe.items() if name != "seed"}
+
+
+def _candidates(kind: str, runs: Sequence[Run], evaluated: Collection[str]) -> list[Run]:
+    return [other for other in runs if other.kind == kind and other.name in evaluated]
+
+
+def _swept(run: Run, kind: str, runs: Sequence[Run]) -> set[str]:
+    """Settings with several values both among the runs of `run`'s kind and of the other, all on `run`'s problem."""
+    same = [other for other in runs if _problem_of(other) == _problem_of(run)]
+    return _varied(other for other in same if other.kind == run.kind) & _varied(o for o in same if o.kind == kind)
+
+
+def _varied(runs: Iterable[Run]) -> set[str]:
+    values = [settings_of(run) for run in runs]
+    names = {name for settings in values for name in settings}
+    return {name for name in names if any(settings.get(name) != values[0].get(name) for settings in values)}
+
+
+def _problem_of(run: Run) -> dict[str, object]:
+    return {name: value for name, value in settings_of(run).items() if _is_problem(name)}
+
+
+def _is_problem(name: str) -> bool:
+    return name in PROBLEM or name.startswith("model.")
+
+
+def _mismatch(run: Run, other: Run, swept: Collection[str]) -> list[str]:
+    """Settings that forbid to compare the two."""
+    return [name for name in _differing(run, other) if _is_problem(name) or name in swept]
+
+
+def _differing(run: Run, other: Run) -> list[str]:
+    ours, theirs = settings_of(run), settings_of(other)
+    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
