@@ -153,7 +153,7 @@ def check(member: Member, arguments: argparse.Namespace, *, pretrain_run_comes_l
 
     plan = make_plan(member.experiment, num_ranks(member.experiment, arguments))
     if not pretrain_run_comes_later:
-        check_pretrain_run(member.experiment, plan.manifest.image_shape)
+        check_pretrain_run(member.experiment, plan.manifest)
 
 
 def freeze_member(member: Member) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.config import RANDOM, Experiment, batch_layout, read_experiment
-from jetmae.data.manifest import Manifest, read_manifest
+from jetmae.data.manifest import Manifest, check_same_images, read_manifest
 from jetmae.data.normalisation import Normalisation
 from jetmae.data.order import steps_per_epoch
 from jetmae.data.shards import JetDataset
@@ -97,11 +97,13 @@ def normalisation_of_split(manifest: Manifest, split: str, transform: str) -> No
     return Normalisation(transform, **{name: tuple(constants[name]) for name in ("scale", "mean", "std")})
 
 
-def check_pretrain_run(experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
-    """The run named by init_from must be a finished pretraining of the same encoder. Reads no weights.
+def check_pretrain_run(experiment: Experiment, manifest: Manifest) -> None:
+    """The run named by init_from must be a finished pretraining of the same encoder on such images. Reads no weights.
+
+    If the data of that run are no longer where they were, the weights will tell about them when the job starts.
 
     Raises:
-        JetmaeError: it is missing, unfinished, another task, or another architecture.
+        JetmaeError: it is missing, unfinished, another task, another architecture, or saw other images.
     """
     if experiment.init_from in (None, RANDOM):
         return
@@ -128,11 +130,8 @@ def check_pretrain_run(experiment: Experiment, image_shape: tuple[int, int, int]
             f"init_from={experiment.init_from} has another architecture or transform: {'; '.join(different)}; give"
             " the settings of the pretrain run"
         )
-    shape = read_manifest(Path(other.data.path)).image_shape if Path(other.data.path).is_dir() else image_shape
-    if shape != image_shape:
-        raise JetmaeError(
-            f"init_from={experiment.init_from} was trained on images {shape}, these data are {image_shape}"
-        )
+    if Path(other.data.path).is_dir():
+        check_same_images(read_manifest(Path(other.data.path)), manifest, where=f"init_from={experiment.init_from}")
 
 
 def _architecture(experiment: Experiment) -> list[str]:

@@ -64,7 +64,7 @@ from jetmae.runtime.phases import START_LIMIT_S, reach, set_limit, still_here, t
 from jetmae.runtime.rendezvous import meet  # noqa: E402
 from jetmae.runtime.world import World, world_from_environment  # noqa: E402
 from jetmae.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
-from jetmae.weights import WeightsInfo, check_same_architecture, load_encoder, read_weights, write_weights  # noqa: E402
+from jetmae.weights import WeightsInfo, check_fits, load_encoder, read_weights, write_weights  # noqa: E402
 
 PICTURED_JETS = 128  # of a split, for the mean image
 
@@ -166,8 +166,7 @@ class Run:
             return None
         path = RunFolder(Path(self.experiment.init_from)).best_weights
         weights, info = read_weights(path)
-        shape = self.plan.manifest.image_shape
-        check_same_architecture(self.experiment.model.model_dump(), info, image_shape=shape, path=path)
+        check_fits(info, self.experiment.model.model_dump(), self.plan.manifest, path=path)
         return weights, info
 
     def compute_features(self) -> None:
@@ -377,6 +376,7 @@ class Run:
             model=self.experiment.model.model_dump(),
             image_shape=self.plan.manifest.image_shape,
             channels=self.plan.manifest.channels,
+            units=self.plan.manifest.units,
             normalisation=self.normalisation,
             step=state.step,
             score=state.best_score,

@@ -1,11 +1,11 @@
 """Weights that leave a run: one safetensors file that says by itself what it is.
 
-The metadata hold the task, the network, the shape of the images and the normalisation constants, so that whoever starts
-from these weights sees the pixels exactly as they did.
+The metadata hold the task, the network, shape, channels and units of the images, and the normalisation constants, so
+that whoever starts from these weights sees the pixels exactly as they did.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import xxhash
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from jetmae.data.manifest import Manifest, check_same_images
 from jetmae.data.normalisation import Normalisation
 from jetmae.errors import JetmaeError
 from jetmae.files import cannot_write, make_lasting, written_aside
@@ -28,6 +29,7 @@ class WeightsInfo:
     model: dict
     image_shape: tuple[int, int, int]
     channels: tuple[str, ...]
+    units: tuple[str, ...]
     normalisation: Normalisation
     step: int
     score: float | None
@@ -54,7 +56,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """Read a weight file of jetmae.
 
     Raises:
-        JetmaeError: missing, damaged, or not written by jetmae.
+        JetmaeError: missing, damaged, or not written by this jetmae.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -67,14 +69,22 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
         ) from error
     if digest != digest_of(weights, about):
         raise JetmaeError(f"{path} is damaged, its content is not what was written: restore it, or train that run anew")
-    content = json.loads(about)
+    return weights, _info_of(path, json.loads(about))
+
+
+def _info_of(path: Path, content: dict) -> WeightsInfo:
+    """JSON knows no tuples, and an older file may say less."""
+    if untold := [field.name for field in fields(WeightsInfo) if field.name not in content]:
+        raise JetmaeError(
+            f"{path} does not tell its {', '.join(untold)}: an older jetmae wrote it; train that run anew"
+        )
     constants = content["normalisation"]
     content["normalisation"] = Normalisation(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in constants.items()}
     )
-    for name in ("image_shape", "channels"):
+    for name in ("image_shape", "channels", "units"):
         content[name] = tuple(content[name])
-    return weights, WeightsInfo(**content)
+    return WeightsInfo(**content)
 
 
 def digest_of(weights: dict[str, Tensor], about: str) -> str:
@@ -92,16 +102,15 @@ def load_encoder(encoder: nn.Module, weights: dict[str, Tensor]) -> None:
     encoder.load_state_dict({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
 
 
-def check_same_architecture(expected: dict, info: WeightsInfo, *, image_shape: tuple[int, ...], path: Path) -> None:
-    """The encoder of the weights must be the one that is configured, on images of the same kind.
+def check_fits(info: WeightsInfo, model: dict, manifest: Manifest, *, path: Path) -> None:
+    """The encoder of the weights must be the one that is configured, and have seen images like those of the data.
 
     Raises:
-        JetmaeError: names every setting that differs.
+        JetmaeError: names every setting of the model that differs, or how the images do.
     """
-    wanted = {**{f"model.{key}": value for key, value in expected.items()}, "image shape": tuple(image_shape)}
-    found = {**{f"model.{key}": value for key, value in info.model.items()}, "image shape": info.image_shape}
-    ignored = "model.drop_path"  # a regulariser, not a shape
-    different = [key for key in wanted if key != ignored and wanted[key] != found.get(key)]
+    ignored = "drop_path"  # a regulariser, not a shape
+    different = [key for key in model if key != ignored and model[key] != info.model.get(key)]
     if different:
-        listed = ", ".join(f"{key} is {found.get(key)}, configured {wanted[key]}" for key in different)
+        listed = ", ".join(f"model.{key} is {info.model.get(key)}, configured {model[key]}" for key in different)
         raise JetmaeError(f"{path} has another architecture: {listed}; give the same settings as the pretrain run")
+    check_same_images(info, manifest, where=str(path))

@@ -36,6 +36,7 @@ INFO = {
     "model": {"dim": 16},
     "image_shape": (8, 125, 125),
     "channels": ("ECAL",),
+    "units": ("GeV",),
     "normalisation": Normalisation("none", scale=(1.0,), mean=(0.0,), std=(1.0,)),
 }
 

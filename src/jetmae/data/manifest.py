@@ -11,8 +11,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from jetmae.errors import DataError
+from jetmae.errors import DataError, JetmaeError
 from jetmae.files import write_text
 
 MANIFEST_NAME = "manifest.json"
@@ -57,6 +58,31 @@ class Manifest:
 
     def jets(self, split: str) -> int:
         return sum(entry.jets for entry in self.splits[split])
+
+
+class Images(Protocol):
+    """What images are: a manifest says it, and so does whatever was trained on them."""
+
+    image_shape: tuple[int, int, int]
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+def check_same_images(trained_on: Images, manifest: Manifest, *, where: str) -> None:
+    """Weights know a channel by its place and its values by their size: both have to mean what they meant in training.
+
+    Raises:
+        JetmaeError: shape, channels or units differ; names both and what was trained there, `where`.
+    """
+    for name in ("image_shape", "channels", "units"):
+        theirs, ours = getattr(trained_on, name), getattr(manifest, name)
+        if theirs != ours:
+            theirs, ours = (", ".join(map(str, values)) for values in (theirs, ours))
+            rename = "" if name == "image_shape" else f"; if only the names differ, convert again with --{name}"
+            raise JetmaeError(
+                f"{where} was trained on {name} ({theirs}), these data have ({ours}): pretrain on data like these"
+                + rename
+            )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
