@@ -42,7 +42,9 @@ class Data(Section):
     test_split: str | None = Field(None, description="looked at once, at the end; default as for train_split")
     transform: Literal["none", "asinh", "log"] = Field("none", description="value transform before the z-score")
     train_jets: int | None = Field(None, ge=1, description="use this many training jets only (few labels); null: all")
-    evaluation_jets: int | None = Field(None, ge=1, description="score this many jets of a split at most; null: all")
+    evaluation_jets: int | None = Field(
+        None, ge=1, description="score so many jets of a split, at random but always the same; null: all"
+    )
     verify_hashes: bool = Field(False, description="read and hash all shards at each start, divided among the ranks")
 
 

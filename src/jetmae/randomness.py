@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     EVALUATION_NOISE = 3
     SUBSET = 4
     FAILURES = 5
+    EVALUATION_JETS = 6
 
 
 def generator(seed: int, purpose: Purpose, a: int = 0, b: int = 0) -> np.random.Generator:

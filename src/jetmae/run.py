@@ -45,7 +45,7 @@ from jetmae.data.images import ImageMaker  # noqa: E402
 from jetmae.data.integrity import check_hashes, data_fingerprint  # noqa: E402
 from jetmae.data.loader import Prefetched, Share, evaluation_batches, training_batches  # noqa: E402
 from jetmae.data.normalisation import Normalisation  # noqa: E402
-from jetmae.data.order import few_labels  # noqa: E402
+from jetmae.data.order import few_labels, some_jets  # noqa: E402
 from jetmae.data.shards import JetDataset  # noqa: E402
 from jetmae.engine.backend import Backend, join_process_group, leave_process_group  # noqa: E402
 from jetmae.engine.ema import MovingAverage  # noqa: E402
@@ -257,7 +257,7 @@ class Run:
     def _keep(self, network: nn.Module, kind: str, split: str, per_jet: dict) -> None:
         """For rank 0: what the report shows of a split."""
         with torch.no_grad():
-            ids = per_jet["sample_id"][:PICTURED_JETS]
+            ids = some_jets(per_jet["sample_id"], PICTURED_JETS)
             arrays = self.task.evaluation_arrays(network, per_jet, self._picture_batches(split, ids))
         for name in ("pt_gev", "mass_gev"):
             column = self.datasets[split].column(name)
@@ -329,12 +329,12 @@ class Run:
         )
 
     def _batches(self, split: str, *, limit: int | None) -> Prefetched:
-        """This rank's share of the first `limit` jets of a split; of the training split, the selected ones."""
+        """This rank's share of a split's jets, of `limit` at most; of the training split, the selected ones."""
         ids = self.selection if split == self.plan.train_split else np.arange(len(self.datasets[split]))
         return Prefetched(
             evaluation_batches(
                 self.datasets[split],
-                ids[:limit],
+                some_jets(ids, limit),
                 self.share,
                 seed=self.experiment.seed,
                 noise_columns=self.task.noise_columns,

@@ -31,7 +31,7 @@ from jetmae.model.vit import Encoder, drop_paths, set_drop_path_noise
 from jetmae.report.metrics import accuracy, auc, explained_variance
 from jetmae.runtime.world import World
 
-EXAMPLE_JETS = 4  # of a split, kept as pictures for the report
+EXAMPLE_JETS = 4  # of the pictured ones, kept one by one for the report
 
 
 class Task(Protocol):
@@ -57,7 +57,7 @@ class Task(Protocol):
         """What the best weights maximise."""
 
     def evaluation_arrays(self, network: nn.Module, per_jet: dict, batches: Iterable[Batch]) -> dict[str, NDArray]:
-        """What the report needs of a split; `batches` are its first jets, `network` is whole on this rank."""
+        """What the report needs of a split; `batches` are the pictured jets, `network` is whole on this rank."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ class Scene:
         merged = {name: np.concatenate([part[name] for part in ranks]) for name in mine}
         order = np.argsort(merged["sample_id"], kind="stable")
         return {name: column[order] for name, column in merged.items()}
+
+
+def evenly_spaced(num_jets: int, wanted: int) -> NDArray[np.int64]:
+    """`wanted` positions of 0..num_jets-1 from end to end: of all classes, should the jets be sorted by class."""
+    return np.linspace(0, num_jets - 1, min(wanted, num_jets)).astype(np.int64)
 
 
 def precision_of(network: nn.Module) -> torch.dtype:
@@ -176,11 +181,13 @@ class Reconstruct:
         pictures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         hidden = pictures["mask"][:, None]
         times_hidden = np.maximum(1, hidden.sum(axis=0))
+        examples = evenly_spaced(len(hidden), EXAMPLE_JETS)
         return {
             **per_jet,
-            **{name: array[:EXAMPLE_JETS] for name, array in pictures.items()},
+            **{name: array[examples] for name, array in pictures.items()},
             "mean_image": (pictures["image"] * hidden).sum(axis=0) / times_hidden,
             "mean_reconstruction": (pictures["reconstruction"] * hidden).sum(axis=0) / times_hidden,
+            "pictured_jets": np.array(len(hidden)),
             "channels": np.array(self.channels),
             "loss_space": np.array(self._loss_space()),
         }

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetmae.data.loader import Prefetched, Share
-from jetmae.data.order import evaluation_slices, few_labels, global_batch, steps_per_epoch
+from jetmae.data.order import evaluation_slices, few_labels, global_batch, some_jets, steps_per_epoch
 from jetmae.randomness import Purpose, uniform_rows
 
 
@@ -42,6 +42,22 @@ def test_fewer_labels_are_contained_in_more():
     chosen = [set(few_labels(100, wanted, seed=3)) for wanted in (10, 40, None)]
     assert [len(c) for c in chosen] == [10, 40, 100]
     assert chosen[0] < chosen[1] < chosen[2]
+
+
+def test_some_jets_of_a_split_sorted_by_class_are_of_both_classes_and_more_contain_fewer():
+    split = np.arange(100, 1100)
+    chosen = [some_jets(split, wanted) for wanted in (32, 128)]
+    for wanted, ids in zip((32, 128), chosen, strict=True):
+        assert len(ids) == wanted
+        assert np.array_equal(ids, np.unique(ids))
+        assert 0.3 < np.mean(ids < 600) < 0.7
+    assert set(chosen[0]) < set(chosen[1]) < set(split)
+    assert np.array_equal(chosen[0], some_jets(split, 32))
+
+
+@pytest.mark.parametrize("wanted", [None, 5, 6])
+def test_all_jets_are_wanted_and_keep_their_order(wanted):
+    assert np.array_equal(some_jets(np.array([3, 1, 4, 1, 5]), wanted), [3, 1, 4, 1, 5])
 
 
 def test_noise_depends_on_its_place_alone():

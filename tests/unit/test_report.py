@@ -408,6 +408,16 @@ def test_a_pretraining_alone_makes_a_report(tmp_path: Path) -> None:
     assert len(page.images()) == 6
 
 
+def test_a_mean_image_tells_of_how_many_jets_it_is(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "pretrain", "pretrain")
+    add_reconstruction(folder, "test")
+    assert "Mean over test jets, each pixel" in read_page(write_report([folder], tmp_path / "out", "Before")).text
+    path = folder / "evaluation" / "reconstruction_test.npz"
+    with np.load(path) as archive:
+        np.savez(path, **archive, pictured_jets=np.array(128))
+    assert "Mean over 128 test jets, each pixel" in read_page(write_report([folder], tmp_path / "out", "Now")).text
+
+
 def test_unfinished_and_unstarted_runs_are_named_as_such(tmp_path: Path) -> None:
     running = make_run(tmp_path / "finetune", "finetune", completed=False)
     add_predictions(make_run(tmp_path / "scratch", "scratch"), 0.6)

@@ -39,6 +39,16 @@ def few_labels(num_jets: int, wanted: int | None, seed: int) -> NDArray[np.int64
     return np.sort(generator(seed, Purpose.SUBSET).permutation(num_jets)[:wanted])
 
 
+def some_jets(ids: NDArray[np.int64], wanted: int | None) -> NDArray[np.int64]:
+    """`wanted` of these ids, in their order: all over a split, which may be sorted by class.
+
+    The seed of the run does not matter, so that runs that differ in it are scored on the same jets.
+    """
+    if wanted is None or wanted >= len(ids):
+        return ids
+    return ids[np.sort(generator(0, Purpose.EVALUATION_JETS).permutation(len(ids))[:wanted])]
+
+
 def evaluation_slices(num_jets: int, *, rank: int, ranks: int, batch_size: int) -> list[tuple[NDArray, NDArray]]:
     """Batches of ids for one rank, each with a mask of the entries that count.
 

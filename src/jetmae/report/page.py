@@ -228,7 +228,9 @@ def _share(found: Reconstruction, example: int) -> str:
 
 
 def _mean_picture(run: Run, split: str, found: Reconstruction) -> Picture:
-    caption = f"Mean over {'training' if split == 'train' else 'test'} jets, each pixel where it was hidden."
+    jets = f"{'training' if split == 'train' else 'test'} jets"
+    number = "" if found.pictured_jets is None else f"{found.pictured_jets} "
+    caption = f"Mean over {number}{jets}, each pixel where it was hidden."
     return _picture(f"{_slug(run.name)}_mean_{split}", plots.mean_pictures(found), caption, caption)
 
 

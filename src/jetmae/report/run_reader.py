@@ -46,9 +46,10 @@ class Reconstruction:
     sum: NDArray[np.float64]  # (n, C)
     sum_of_squares: NDArray[np.float64]  # (n, C)
     count: NDArray[np.int64]  # (n,) masked pixels per channel
-    mean_image: NDArray[np.float32]  # (C, H, W) in source units, over pictured jets, where masked
+    mean_image: NDArray[np.float32]  # (C, H, W) in source units, over the pictured jets, where masked
     mean_reconstruction: NDArray[np.float32]  # (C, H, W)
     loss_space: str  # what was done to the values before the loss
+    pictured_jets: int | None = None  # how many the mean images are of
     label: NDArray[np.int8] | None = None  # (E,)
     classes: tuple[str, str] | None = None
 
@@ -88,7 +89,8 @@ class Run:
             return None
         text = {key: tuple(arrays[key].astype(str).tolist()) for key in ("channels", "units")}
         classes = _class_names(arrays.get("classes", np.array([])))
-        return Reconstruction(**{**arrays, **text, "classes": classes, "loss_space": str(arrays["loss_space"])})
+        single = {key: arrays[key].item() for key in ("loss_space", "pictured_jets") if key in arrays}
+        return Reconstruction(**{**arrays, **text, **single, "classes": classes})
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:

@@ -1,0 +1,66 @@
+"""Which jets a run is scored on and pictures: some of all of a split, the same on any number of ranks."""
+
+import numpy as np
+import pytest
+import torch
+
+from jetmae import run as program
+from jetmae.config import load_experiment
+from jetmae.run_folder import RunFolder
+from jetmae.runtime.world import World
+from jetmae.tasks import evenly_spaced
+from tests.conftest import TINY, TINY_DECODER
+
+
+def make_run(sample, tmp_path, *, ranks: int = 1, rank: int = 0, more: tuple[str, ...] = ()) -> program.Run:
+    experiment = load_experiment("pretrain", "small", [f"data.path={sample}", *TINY, *TINY_DECODER, *more])
+    world = World(rank, ranks, rank, torch.device("cpu"))
+    return program.Run(RunFolder(tmp_path), experiment, world, lease=None)
+
+
+def scored_ids(run: program.Run, split: str, limit: int | None) -> list[int]:
+    return [int(i) for batch in run._batches(split, limit=limit) for i in batch.ids_B[batch.counts_B]]
+
+
+@pytest.mark.parametrize("more", [(), ("seed=5",)])
+def test_all_ranks_together_score_the_same_jets_from_all_over_a_split(sample, tmp_path, more):
+    alone = make_run(sample, tmp_path)
+    split = alone.plan.validation_split
+    jets = len(alone.datasets[split])
+    assert scored_ids(alone, split, None) == list(range(jets))
+    wanted = scored_ids(alone, split, 32)
+    assert len(wanted) == 32
+    assert max(wanted) > jets / 2 > min(wanted)
+    parts = [scored_ids(make_run(sample, tmp_path, ranks=2, rank=r, more=more), split, 32) for r in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == wanted
+
+
+def test_of_the_selected_training_jets_some_are_scored(sample, tmp_path):
+    run = make_run(sample, tmp_path, more=("data.train_jets=100",))
+    scored = scored_ids(run, run.plan.train_split, 32)
+    assert set(scored) < set(run.selection)
+    assert scored != list(run.selection[:32])
+
+
+def test_pictures_are_of_jets_from_all_over_the_scored_ones(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "PICTURED_JETS", 8)
+    run = make_run(sample, tmp_path)
+    run.folder.evaluation.mkdir()
+    pictured = []
+    make_batches = run._picture_batches
+    monkeypatch.setattr(run, "_picture_batches", lambda split, ids: (pictured.extend(ids), make_batches(split, ids))[1])
+    run._evaluate_split(run.task.network.eval(), "validation", run.plan.validation_split, step=0)
+    with np.load(run.folder.evaluation / "reconstruction_validation.npz") as found:
+        scored, images = found["sample_id"], found["image"]
+        assert found["pictured_jets"] == 8
+    assert len(pictured) == 8
+    assert set(pictured) < set(scored)
+    assert max(pictured) > np.median(scored) > min(pictured)
+    (batch,) = make_batches(run.plan.validation_split, np.array(pictured)[evenly_spaced(8, 4)])
+    expected = run.task.scene.images.to_source_units(run.task.scene.images(batch))
+    assert np.array_equal(images, expected[: len(images)])
+
+
+def test_examples_reach_from_the_first_to_the_last_picture():
+    assert evenly_spaced(128, 4).tolist() == [0, 42, 84, 127]
+    assert evenly_spaced(3, 4).tolist() == [0, 1, 2]
