@@ -172,9 +172,9 @@ class Run:
     def compute_features(self) -> None:
         """Probe only: what the frozen encoder says of every jet."""
         if isinstance(self.task, Probe):
-            for split, dataset in self.datasets.items():
+            for split in self.datasets:
                 batches = told(self.world.each(self._batches(split, limit=None)), "features")
-                features_NF = self.task.use_features(split, batches, len(dataset))
+                features_NF = self.task.use_features(split, batches, self._ids(split))
                 if split == self.plan.train_split:
                     self.task.network.set_statistics(features_NF)
 
@@ -328,13 +328,15 @@ class Run:
             )
         )
 
+    def _ids(self, split: str) -> np.ndarray:
+        return self.selection if split == self.plan.train_split else np.arange(len(self.datasets[split]))
+
     def _batches(self, split: str, *, limit: int | None) -> Prefetched:
         """This rank's share of a split's jets, of `limit` at most; of the training split, the selected ones."""
-        ids = self.selection if split == self.plan.train_split else np.arange(len(self.datasets[split]))
         return Prefetched(
             evaluation_batches(
                 self.datasets[split],
-                some_jets(ids, limit),
+                some_jets(self._ids(split), limit),
                 self.share,
                 seed=self.experiment.seed,
                 noise_columns=self.task.noise_columns,

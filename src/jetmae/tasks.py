@@ -7,7 +7,8 @@
 | scratch    | Classify    | random                  | all       |
 | probe      | Probe       | a pretrain run, or none | head      |
 
-Shapes: B jets, C channels, H W image, L patches, M masked patches, P values of a patch, F features.
+Shapes: B jets, R those of all ranks, N those of a split, C channels, H W image, L patches, M masked patches, P values
+of a patch, F features.
 """
 
 from collections.abc import Iterable
@@ -299,7 +300,7 @@ class Probe(Classify):
         self.encoder = self.classifier.encoder
         self.network = self.make_network()
         self.noise_columns = 0
-        self._features: dict[str, Tensor] = {}
+        self._features: dict[str, tuple[Tensor, Tensor]] = {}  # of a split: ids (N,), ascending, and features (N, F)
 
     def make_network(self) -> LinearProbe:
         return LinearProbe(self.classifier.num_features)
@@ -310,25 +311,28 @@ class Probe(Classify):
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         return F.binary_cross_entropy_with_logits(self.logits(network, batch), self.labels(batch))
 
-    def use_features(self, split: str, batches: Iterable[Batch], num_jets: int) -> Tensor:
-        """Compute the features of a split's jets and keep them; returns those computed (n, F).
+    def use_features(self, split: str, batches: Iterable[Batch], ids: NDArray[np.int64]) -> Tensor:
+        """Compute the features of jets of a split and keep them; returns them (N, F) in the order of `ids`, ascending.
 
-        Each rank computes its share and receives the others', so that all see the same numbers.
+        Each rank computes its share and receives the others', so that all see the same numbers. The shares are
+        exchanged batch by batch, because the features of millions of jets leave no room for a second copy.
         """
+        ids_N, features_NF = torch.from_numpy(ids), torch.full((len(ids), self.classifier.num_features), torch.nan)
         frozen = self.classifier.to(self.scene.world.device).eval()
-        ids, features = [], []
+        gather_rows = self.scene.world.gather_rows
         with torch.no_grad():
             for batch in batches:
-                _, images_BCHW = self.scene.dense(batch, frozen)
-                ids.append(batch.ids_B[batch.counts_B])
-                features.append(frozen.features(images_BCHW).cpu()[batch.counts_B])
-        found = self.scene.collect(ids, {"features": features})
-        self._features[split] = torch.full((num_jets, found["features"].shape[1]), torch.nan)
-        self._features[split][found["sample_id"]] = torch.from_numpy(found["features"])
-        return torch.from_numpy(found["features"])
+                batch, images_BCHW = self.scene.dense(batch, frozen)
+                counted_R = gather_rows(batch.counts_B.to(torch.uint8)).bool()
+                ids_R, features_RF = gather_rows(batch.ids_B), gather_rows(frozen.features(images_BCHW))
+                rows = torch.searchsorted(ids_N, ids_R[counted_R].cpu())
+                features_NF[rows] = features_RF[counted_R].cpu()
+        self._features[split] = ids_N, features_NF
+        return features_NF
 
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        features_BF = self._features[batch.split][batch.ids_B.cpu()]
+        ids_N, features_NF = self._features[batch.split]
+        features_BF = features_NF[torch.searchsorted(ids_N, batch.ids_B.cpu())]
         return network(features_BF.to(self.scene.world.device)).float()
 
 

@@ -211,3 +211,11 @@ def test_linear_probe_standardises_with_the_training_features_and_keeps_constant
     probe(features)
     assert torch.allclose(inputs[0].mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(inputs[0].std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4)
+
+
+def test_linear_probe_has_the_statistics_of_each_of_many_features():
+    probe = LinearProbe(70)
+    features = torch.randn(50, 70) * torch.arange(1, 71) + 3 * torch.arange(70)
+    probe.set_statistics(features)
+    assert torch.allclose(probe.feature_mean_F, features.double().mean(0).float())
+    assert torch.allclose(probe.feature_std_F, features.double().std(0, correction=0).float())

@@ -1,4 +1,8 @@
-"""Which jets a run is scored on and pictures: some of all of a split, the same on any number of ranks."""
+"""Which jets a run is scored on and pictures, and what a probe knows of them: the same on any number of ranks."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -59,6 +63,59 @@ def test_pictures_are_of_jets_from_all_over_the_scored_ones(sample, tmp_path, mo
     (batch,) = make_batches(run.plan.validation_split, np.array(pictured)[evenly_spaced(8, 4)])
     expected = run.task.scene.images.to_source_units(run.task.scene.images(batch))
     assert np.array_equal(images, expected[: len(images)])
+
+
+@dataclass(frozen=True)
+class ThreadWorld(World):
+    """Ranks that are threads of this process; what they exchange are rows of equal number, and flags."""
+
+    meeting: threading.Barrier
+    desk: list
+
+    def gather_rows(self, rows):
+        self.desk[self.rank] = rows
+        self.meeting.wait(60)
+        gathered = torch.cat(list(self.desk))
+        self.meeting.wait(60)
+        return gathered
+
+    def sum(self, tensor):
+        return self.gather_rows(tensor[None]).sum(0)
+
+    def gather(self, content):
+        raise AssertionError("pickles of features would be several times their size on every rank")
+
+
+def probes_with_features(sample, tmp_path, ranks: int) -> list[program.Run]:
+    more = ("data.train_jets=101", "init_from=random", "optim.batch_size=32", "engine.micro_batch_size=16")
+    experiment = load_experiment("probe", "small", [f"data.path={sample}", *TINY, *more])
+    meeting, desk = threading.Barrier(ranks), [None] * ranks
+    worlds = [ThreadWorld(rank, ranks, rank, torch.device("cpu"), meeting, desk) for rank in range(ranks)]
+    runs = [program.Run(RunFolder(tmp_path), experiment, world, lease=None) for world in worlds]
+    with ThreadPoolExecutor(ranks) as pool:
+        list(pool.map(program.Run.compute_features, runs))
+    return runs
+
+
+def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(sample, tmp_path):
+    (alone,) = probes_with_features(sample, tmp_path, ranks=1)
+    for run in probes_with_features(sample, tmp_path, ranks=2):
+        for split, (ids, features) in alone.task._features.items():
+            assert torch.equal(run.task._features[split][0], ids)
+            assert torch.equal(run.task._features[split][1], features)
+            assert torch.isfinite(features).all()
+        assert run.task._features[run.plan.train_split][1].shape == (101, 16)
+        for name, numbers in run.task.network.state_dict().items():
+            assert torch.equal(numbers, alone.task.network.state_dict()[name])
+
+
+def test_a_jet_is_judged_by_its_own_features(sample, tmp_path):
+    (run,) = probes_with_features(sample, tmp_path, ranks=1)
+    for split in run.datasets:
+        for batch in run._batches(split, limit=20):
+            _, images = run.task.scene.dense(batch, run.task.classifier)
+            expected = run.task.network(run.task.classifier.features(images))
+            assert torch.allclose(run.task.logits(run.task.network, batch), expected, atol=1e-6)
 
 
 def test_examples_reach_from_the_first_to_the_last_picture():

@@ -66,7 +66,9 @@ class LinearProbe(nn.Module):
 
     def set_statistics(self, features_NF: Tensor) -> None:
         """Take mean and standard deviation from the training features (N, F); a constant feature keeps scale 1."""
-        std_F, mean_F = torch.std_mean(features_NF.double(), dim=0, correction=0)
+        # Some columns at a time: float64 of all of them would be twice the features, which may fill the memory.
+        parts = [torch.std_mean(part.double(), dim=0, correction=0) for part in features_NF.split(32, dim=1)]
+        std_F, mean_F = map(torch.cat, zip(*parts, strict=True))
         self.feature_mean_F.copy_(mean_F)
         self.feature_std_F.copy_(torch.where(std_F > 1e-6 * mean_F.abs().clamp(min=1.0), std_F, 1.0))
 

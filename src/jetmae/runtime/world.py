@@ -58,6 +58,14 @@ class World:
         dist.all_gather_object(gathered, content)
         return gathered
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Every rank's rows, in rank order, on every rank; all ranks have equally many, of one type."""
+        if self.size == 1:
+            return rows
+        gathered = rows.new_empty((self.size * len(rows), *rows.shape[1:]))
+        dist.all_gather(list(gathered.chunk(self.size)), rows.contiguous())
+        return gathered
+
     def maximum(self, tensor: Tensor) -> Tensor:
         """Element by element, over all ranks."""
         if self.size > 1:
