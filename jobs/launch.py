@@ -50,7 +50,7 @@ def main() -> int:
     stages = chain_stages(arguments) if arguments.task == "chain" else [single_stage(arguments)]
     for stage in stages:  # all of them before the first starts: hours may lie between
         for member in stage.members:
-            check(member, arguments, pretrain_run_comes_later=stage.after is not None)
+            check(member, arguments, pretraining=stages[0].members[0].experiment if stage.after else None)
     if arguments.dry_run:
         return print_dry_run(stages, arguments)
     for stage in stages:
@@ -147,12 +147,14 @@ def array_elements(array: str | None) -> list[tuple[str, list[str]]]:
     return [(f"-{key.rpartition('.')[2]}-{value}", [f"{key}={value}"]) for value in listed]
 
 
-def check(member: Member, arguments: argparse.Namespace, *, pretrain_run_comes_later: bool) -> None:
-    """Everything that can be found wrong before the job starts."""
-    from jetmae.plan import check_pretrain_run, make_plan
+def check(member: Member, arguments: argparse.Namespace, *, pretraining: object = None) -> None:
+    """Everything that can be found wrong before the job starts; `pretraining` is what comes before it in a chain."""
+    from jetmae.plan import check_pretrain_run, check_pretraining, make_plan
 
     plan = make_plan(member.experiment, num_ranks(member.experiment, arguments))
-    if not pretrain_run_comes_later:
+    if pretraining:
+        check_pretraining(member.experiment, plan.manifest, pretraining)
+    else:
         check_pretrain_run(member.experiment, plan.manifest)
 
 
@@ -182,7 +184,7 @@ def train_here(stages: list[Stage], arguments: argparse.Namespace) -> int:
         if member.run.completed.exists():
             print(f"{member.run.root} is complete; another --name starts anew")
             continue
-        check(member, arguments, pretrain_run_comes_later=False)
+        check(member, arguments)
         record_start(member, arguments)
         start = secrets.token_hex(8)
         ranks = num_ranks(member.experiment, arguments)

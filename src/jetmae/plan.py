@@ -98,12 +98,10 @@ def normalisation_of_split(manifest: Manifest, split: str, transform: str) -> No
 
 
 def check_pretrain_run(experiment: Experiment, manifest: Manifest) -> None:
-    """The run named by init_from must be a finished pretraining of the same encoder on such images. Reads no weights.
-
-    If the data of that run are no longer where they were, the weights will tell about them when the job starts.
+    """The run named by init_from must be a finished pretraining that the experiment can start from. Reads no weights.
 
     Raises:
-        JetmaeError: it is missing, unfinished, another task, another architecture, or saw other images.
+        JetmaeError: it is missing, unfinished or another task; or as `check_pretraining`.
     """
     if experiment.init_from in (None, RANDOM):
         return
@@ -119,6 +117,17 @@ def check_pretrain_run(experiment: Experiment, manifest: Manifest) -> None:
         raise JetmaeError(
             f"init_from={experiment.init_from} has not completed: run the same pretrain command again first"
         )
+    check_pretraining(experiment, manifest, other)
+
+
+def check_pretraining(experiment: Experiment, manifest: Manifest, other: Experiment) -> None:
+    """A pretraining, done or to come, must be of the same encoder on images like those of the manifest.
+
+    If its data are no longer where they were, the weights will tell about them when the job starts.
+
+    Raises:
+        JetmaeError: it has another architecture or transform, or other images.
+    """
     different = [
         f"{where}.{name} is {getattr(getattr(other, where), name)}, here {getattr(getattr(experiment, where), name)}"
         for where, names in (("model", _architecture(experiment)), ("data", ["transform"]))
