@@ -8,6 +8,6 @@ and, with a short job, of all ranks together.
     storage      the run folder's file system
     dataset      the data folder
     ranks        what every rank of the short job does
-    job          submit it, wait, and collect what its ranks wrote
+    job          wait for that job, and collect what its ranks wrote
     results      what that means
 """
