@@ -57,7 +57,7 @@ def test_a_healthy_cluster_has_no_fault(cluster, tmp_path):
     assert verdicts["ranks"]["found"] == "all 3 came, job COMPLETED"
     assert verdicts["rendezvous"]["found"].startswith("3 ranks over gloo")
     assert verdicts["host names"]["found"] == "3 node(s) find each other"
-    for measured in ("all-reduce", "speed of cpu", "clocks", "lock across nodes", "save time", "sbatch --test-only"):
+    for measured in ("all-reduce", "speed of cpu", "clocks", "lease across nodes", "save time", "sbatch --test-only"):
         assert measured in verdicts
     assert list((tmp_path / "runs").iterdir()) == []
 
