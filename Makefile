@@ -1,4 +1,4 @@
-# make demo       the whole experiment on the shipped sample: five runs and their comparison, about 6 minutes on 2 cores
+# make demo       the whole experiment on the shipped sample: five runs and their comparison, about 5 minutes on 2 cores
 # make test       all tests but those of hours (make test-fast: those without training)
 # make check      style
 # make bench      benchmarks; they print our figures beside a peer's
