@@ -14,8 +14,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from jetmae.attempts import complete_record, said_cause
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, JetmaeError, exit_with_one_line
@@ -30,6 +32,7 @@ from jetmae.runtime.scheduler import (
     restart_count,
 )
 
+T = TypeVar("T")
 STARTS_WITHOUT_PROGRESS = 3
 REQUEUE_TRIES = 10
 RETRY_S = 6.0  # a controller that is being restarted is back in less than a minute
@@ -61,16 +64,26 @@ def supervise(folder: RunFolder, code: int) -> int:
     job = job_id() or ""
     ending = Ending(code, job_facts(job), restart_count())
     place = {"job_id": job, "restart_count": ending.restarts}
-    cause = cause_of(ending, said=said_cause(folder, place))
+    cause = cause_of(ending, said=read_or(None, lambda: said_cause(folder, place)))
     if cause == "crashed" and job and lost_a_node():
         cause = "node_failure"
     if code != EXIT_BUSY:  # then the record belongs to the start that has the folder
         write_down(folder, place, ending, cause)
-    requeue, reason = comes_back(ending, cause, read_lines(folder.attempts))
+    attempts = read_or([], lambda: read_lines(folder.attempts))
+    requeue, reason = comes_back(ending, cause, attempts, unrecorded=unrecorded_starts(attempts, place))
     print(f"jetmae: exit code {code}, {cause}: {reason}", flush=True)
     if requeue and job:
         requeue_job(job)
     return 0 if cause == "completed" else code
+
+
+def read_or(otherwise: T, read: Callable[[], T]) -> T:
+    """What the records say, or something else if the storage does not give them: the job comes back all the same."""
+    try:
+        return read()
+    except OSError as error:
+        print(f"jetmae: the records cannot be read: {error}", flush=True)
+        return otherwise
 
 
 def write_down(folder: RunFolder, place: dict, ending: Ending, cause: str) -> None:
@@ -114,8 +127,9 @@ def died_of_a_stop_signal(ending: Ending) -> bool:
     return ending.code == 128 + signal.SIGUSR2
 
 
-def comes_back(ending: Ending, cause: str, attempts: list[dict]) -> tuple[bool, str]:
-    """Whether to requeue the job, and the reason in words. `attempts` has the end of this start already."""
+def comes_back(ending: Ending, cause: str, attempts: list[dict], *, unrecorded: int = 0) -> tuple[bool, str]:
+    """Whether to requeue the job, and the reason in words. `attempts` has the end of this start already, or else so
+    many starts are `unrecorded`."""
     if cause == "completed":
         return False, "the run is complete"
     if not ending.job_is_running:
@@ -126,7 +140,7 @@ def comes_back(ending: Ending, cause: str, attempts: list[dict]) -> tuple[bool, 
         return False, "another start trains in the run folder"
     if cause in FREE:
         return True, "requeued, at no cost to its budget"
-    fruitless = starts_without_progress(attempts)
+    fruitless = starts_without_progress(attempts) + unrecorded
     if fruitless >= STARTS_WITHOUT_PROGRESS:
         return False, f"{fruitless} starts in a row without a new committed step: not requeued"
     return True, f"requeued; {fruitless} start(s) in a row without a new committed step"
@@ -142,6 +156,13 @@ def starts_without_progress(attempts: list[dict]) -> int:
             break
         fruitless += end["cause"] not in FREE
     return fruitless
+
+
+def unrecorded_starts(attempts: list[dict], place: dict) -> int:
+    """If this start has no end line, how many of its job's starts have none: with storage that takes no line the job
+    would otherwise come back for ever."""
+    ends = {line["restart_count"] for line in attempts if line["event"] == "end" and line["job_id"] == place["job_id"]}
+    return 0 if place["restart_count"] in ends else place["restart_count"] + 1 - len(ends)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Does the job come back? Pure decisions, and the lines that the batch shell writes for ranks that could not."""
 
+import errno
 import subprocess
 import sys
 from datetime import datetime
@@ -154,9 +155,23 @@ def test_a_job_whose_record_cannot_be_written_comes_back_all_the_same(
         raise JetmaeError("attempts.jsonl cannot be written (Disk quota exceeded)")
 
     monkeypatch.setattr(supervisor, "complete_record", refuse)
-    supervisor.supervise(RunFolder(tmp_path), 137)
-    assert silent_slurm == [["scontrol", "requeue", "7"]]
+    for restart in range(3):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        supervisor.supervise(RunFolder(tmp_path), 137)
+    assert silent_slurm == [["scontrol", "requeue", "7"]] * 2  # but not for ever
     assert "is not complete: attempts.jsonl cannot be written" in capsys.readouterr().out
+
+
+def test_a_job_whose_records_cannot_be_read_comes_back_all_the_same(tmp_path: Path, silent_slurm, monkeypatch):
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7")
+
+    def refuse(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(supervisor, "read_lines", refuse)
+    monkeypatch.setattr(supervisor, "said_cause", refuse)
+    assert supervisor.supervise(RunFolder(tmp_path), 137) == 137
+    assert silent_slurm == [["scontrol", "requeue", "7"]]
 
 
 def test_a_rank_that_fails_on_its_way_out_does_not_make_a_complete_run_a_failure(tmp_path: Path, silent_slurm):

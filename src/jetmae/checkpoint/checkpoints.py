@@ -250,6 +250,7 @@ class Checkpoints:
 
         Raises:
             JetmaeError: the run has committed and no checkpoint is whole, or they are of another experiment or data.
+            PassingFault: the storage does not give one on some rank; all of them are left where they are.
         """
         began_at_s = time.monotonic()
         self.finish()
