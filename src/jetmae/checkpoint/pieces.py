@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jetmae.errors import JetmaeError
+from jetmae.errors import JetmaeError, PassingFault
 from jetmae.files import await_listed
 
 STARTS = "starts"
@@ -97,7 +97,8 @@ def read_pieces(files: Sequence[Path], wanted: Iterable[Piece]) -> None:
 
     Raises:
         NotVisible: a file does not appear.
-        JetmaeError: a file cannot be read, or the files lack a part of a wanted piece.
+        PassingFault: a file cannot be read, although its hash has just been right.
+        JetmaeError: the files lack a part of a wanted piece.
     """
     missing = {piece.name: [piece] for piece in wanted if len(piece.values)}
     for path in files:
@@ -124,7 +125,7 @@ def _read_file(path: Path, missing: dict[str, list[Piece]]) -> dict[str, list[Pi
                 if rest:
                     still[name] = rest
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise JetmaeError(f"{path} cannot be read ({error})") from error
+        raise PassingFault(f"{path} cannot be read ({error}): start again, or mend the storage") from error
     return still
 
 
