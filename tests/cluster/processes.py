@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+Answer = TypeVar("Answer")
 POLL_INTERVAL_S = 0.05
 FIRST_PORT = 10_000
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct", "setpriv", "unshare")
@@ -54,13 +56,14 @@ def start_owned(
         )
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float, what: Callable[[], str] | str) -> None:
-    """Ask `condition` until it is true. Raises ClusterError, saying `what` was awaited, after `timeout_s`."""
+def wait_until(condition: Callable[[], Answer], timeout_s: float, what: Callable[[], str] | str) -> Answer:
+    """The first true answer of `condition`. Raises ClusterError, saying `what` was awaited, after `timeout_s`."""
     give_up_at_s = time.monotonic() + timeout_s
-    while not condition():
+    while not (answer := condition()):
         if time.monotonic() > give_up_at_s:
             raise ClusterError(f"waited {timeout_s:g} s in vain for {what() if callable(what) else what}")
         time.sleep(POLL_INTERVAL_S)
+    return answer
 
 
 def draw_ports(count: int) -> list[int]:

@@ -65,8 +65,7 @@ def test_a_storm_of_signals_and_signals_in_early_phases(training, reference):
     training.await_steps(1)
     for number in [signal.SIGUSR2, signal.SIGTERM] * 20:
         for rank in (0, 1):
-            if training.process_of(rank):
-                training.signal_rank(rank, number)
+            training.signal_rank_if_there(rank, number)
     for restarts in (1, 2):  # of the next two starts: importing, not yet in the rendezvous
         training.cluster.wait_for(training.job_id, lambda job, n=restarts: int(job["Restarts"]) >= n, 90)
         training.await_process(1)

@@ -187,6 +187,12 @@ def test_nothing_outlives_the_owner_of_a_cluster(owner, signal_number):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def test_a_wait_returns_the_answer_that_it_has_seen():
+    """Asked again, a process may be gone, and 0 in its place would be this process group."""
+    answers = iter([None, 7, None])
+    assert wait_until(lambda: next(answers), 10, "an answer") == 7
+
+
 def test_a_missing_slurm_is_an_error_that_names_the_packages(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(processes, "SYSTEM_PATH", "/nonexistent")

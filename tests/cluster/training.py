@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from jetmae.run_folder import RunFolder, read_lines
@@ -68,8 +69,7 @@ class Training:
 
     def await_process(self, rank: int) -> int:
         """The process of a rank, as soon as there is one."""
-        wait_until(lambda: self.process_of(rank), START_TIMEOUT_S, f"the process of rank {rank}")
-        return self.process_of(rank) or 0
+        return wait_until(lambda: self.process_of(rank), START_TIMEOUT_S, f"the process of rank {rank}")
 
     def process_of(self, rank: int) -> int | None:
         """The process of this machine that is a rank of this run on the cluster, seen from outside its node."""
@@ -88,7 +88,15 @@ class Training:
         self.cluster.run("scancel", f"--signal={name}", self.job_id)
 
     def signal_rank(self, rank: int, number: signal.Signals) -> None:
+        """To the process of a rank, which must be there."""
         os.kill(self.await_process(rank), number)
+
+    def signal_rank_if_there(self, rank: int, number: signal.Signals) -> None:
+        """To the process of a rank that may be about to end."""
+        pid = self.process_of(rank)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def await_end(self, timeout_s: float = 240) -> str:
         """Wait until the job is over for good, and return its state."""
