@@ -552,7 +552,11 @@ def test_a_killed_conversion_leaves_no_dataset(tmp_path, number):
             jets.id.write_direct_chunk((row, 0, 0, 0), packed)
     command = [sys.executable, COMMAND, "convert", tmp_path / "source.h5", "--out", tmp_path / "out"]
     options = ["--jets-per-shard", "50"]
-    process = subprocess.Popen([*map(str, command), *options], stderr=subprocess.PIPE, text=True)
+    # A shell's background job, as these tests may be, has Ctrl-C ignored and would hand that on.
+    heed_ctrl_c = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(
+        [*map(str, command), *options], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
     while not list(tmp_path.glob(".out.*.partial/*-00001.h5")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
