@@ -235,7 +235,10 @@ class Run:
         weights, _ = self.world.together(lambda: read_weights(self.folder.best_weights))
         network.load_state_dict(weights)
         self.world.on_main(lambda: self.folder.evaluation.mkdir(exist_ok=True))
-        train = [self.plan.train_split] if isinstance(self.task, Reconstruct) else []
+        train = []
+        if isinstance(self.task, Reconstruct):
+            train = [self.plan.train_split]
+            self._use_mean_image()
         for kind, split in (
             *(("train", split) for split in train),
             ("validation", self.plan.validation_split),
@@ -243,6 +246,11 @@ class Run:
         ):
             if split is not None:
                 self._evaluate_split(network, kind, split, fit.state.best_step)
+
+    def _use_mean_image(self) -> None:
+        """What the network is compared with, pixel by pixel: the mean of the training jets that are evaluated."""
+        with closing(self._batches(self.plan.train_split, limit=self.experiment.data.evaluation_jets)) as batches:
+            self.task.use_mean_image(told(self.world.each(batches), "mean image"))
 
     def _evaluate_split(self, network: nn.Module, kind: str, split: str, step: int) -> None:
         with torch.no_grad():

@@ -11,6 +11,7 @@ Shapes: B jets, R those of all ranks, N those of a split, C channels, H W image,
 of a patch, F features.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,7 +28,7 @@ from jetmae.data.loader import Batch
 from jetmae.engine.optim import parameter_groups
 from jetmae.model.classifier import Classifier, LinearProbe
 from jetmae.model.mae import MaskedAutoencoder, normalised_patches, reconstruction_loss
-from jetmae.model.patches import channel_first, unpatchify
+from jetmae.model.patches import channel_first, channel_last, patchify, unpatchify
 from jetmae.model.vit import Encoder, drop_paths, set_drop_path_noise
 from jetmae.report.metrics import accuracy, auc, explained_variance
 from jetmae.runtime.world import World
@@ -110,6 +111,7 @@ class Reconstruct:
         self.noise_columns = self.num_patches + len(drop_paths(self.network))
         weights = settings.channel_weights
         self.channel_weights_C = None if weights is None else torch.tensor(weights, device=scene.world.device)
+        self._mean_target_LP: Tensor | None = None
 
     def make_network(self) -> MaskedAutoencoder:
         return MaskedAutoencoder(
@@ -129,15 +131,30 @@ class Reconstruct:
         prediction_BMP, target_BMP, _ = self._predict(network, batch, images_BCHW)
         return self._loss(prediction_BMP, target_BMP)
 
+    def use_mean_image(self, batches: Iterable[Batch]) -> None:
+        """From now on `evaluate` also scores the mean image of these jets as the prediction for every jet.
+
+        A network that has learnt the average jet, and nothing of the single one, does no better than that.
+        """
+        world, channels, patch_size = self.scene.world, len(self.channels), self.experiment.model.patch_size
+        total_LP = torch.zeros(self.num_patches, channels * patch_size**2, dtype=torch.float64, device=world.device)
+        num_jets = torch.zeros((), dtype=torch.int64, device=world.device)
+        for batch in batches:
+            batch = batch.to(world.device)
+            patches_BLP = channel_last(patchify(self.scene.images(batch), patch_size), channels)
+            total_LP += self._in_loss_space(patches_BLP)[batch.counts_B].double().sum(dim=0)
+            num_jets += batch.counts_B.sum()
+        self._mean_target_LP = world.sum(total_LP) / world.sum(num_jets)
+
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[dict, dict[str, NDArray]]:
         """Metrics `loss` and `explained_variance` per channel; per jet and channel `sse`, `sum`, `sum_of_squares` over
-        the masked pixels, and their `count`, in the space of the loss."""
-        ids, sums = [], {"sse": [], "sum": [], "sum_of_squares": [], "loss": []}
+        the masked pixels, and their `count`, in the space of the loss; `sse_of_mean_image` if there is one."""
+        ids, sums = [], defaultdict(list)
         for batch in batches:
             batch, images_BCHW = self.scene.dense(batch, network)
-            prediction_BMP, target_BMP, _ = self._predict(network, batch, images_BCHW)
+            predicted = self._predict(network, batch, images_BCHW)
             ids.append(batch.ids_B[batch.counts_B])
-            for name, values in self._sums_per_jet(prediction_BMP, target_BMP).items():
+            for name, values in self._sums_per_jet(*predicted).items():
                 sums[name].append(values[batch.counts_B])
         per_jet = self.scene.collect(ids, sums)
         pixels = int(self.num_patches - int(self.num_patches * (1 - self.settings.mask_ratio)))
@@ -208,18 +225,24 @@ class Reconstruct:
             channel_weights_C=self.channel_weights_C,
         )
 
-    def _sums_per_jet(self, prediction_BMP: Tensor, target_BMP: Tensor) -> dict[str, Tensor]:
+    def _in_loss_space(self, target_BMP: Tensor) -> Tensor:
+        return normalised_patches(target_BMP.float()) if self.settings.norm_pix_loss else target_BMP
+
+    def _sums_per_jet(self, prediction_BMP: Tensor, target_BMP: Tensor, masked_BM: Tensor) -> dict[str, Tensor]:
         loss_B = torch.stack([self._loss(p, t) for p, t in zip(prediction_BMP, target_BMP, strict=True)])
-        if self.settings.norm_pix_loss:
-            target_BMP = normalised_patches(target_BMP.float())
-        prediction, target = (x.double().unflatten(-1, (-1, len(self.channels))) for x in (prediction_BMP, target_BMP))
-        over_pixels = (1, 2)
-        return {
-            "sse": ((prediction - target) ** 2).sum(over_pixels),
-            "sum": target.sum(over_pixels),
-            "sum_of_squares": (target**2).sum(over_pixels),
+        target_BMP = self._in_loss_space(target_BMP).double()
+        sums = {
+            "sse": self._sum_per_channel((prediction_BMP.double() - target_BMP) ** 2),
+            "sum": self._sum_per_channel(target_BMP),
+            "sum_of_squares": self._sum_per_channel(target_BMP**2),
             "loss": loss_B.double(),
         }
+        if self._mean_target_LP is not None:
+            sums["sse_of_mean_image"] = self._sum_per_channel((self._mean_target_LP[masked_BM] - target_BMP) ** 2)
+        return sums
+
+    def _sum_per_channel(self, values_BMP: Tensor) -> Tensor:
+        return values_BMP.unflatten(-1, (-1, len(self.channels))).sum((1, 2))
 
     def _on_image(self, values_BMP: Tensor, masked_BM: Tensor) -> Tensor:
         """Values of masked patches, ordered (p, p, C), in their places on an image of zeros (B, C, H, W)."""

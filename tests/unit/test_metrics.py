@@ -201,6 +201,25 @@ def test_a_constant_channel_has_no_explained_variance_whatever_its_offset() -> N
     assert np.isfinite([result.value_C[0], result.uncertainty_C[0]]).all()
 
 
+def test_gain_over_a_reference_is_the_difference_and_knows_that_both_met_the_same_jets() -> None:
+    def gain(num_jets: int, seed: int = 0) -> metrics.ChannelMeasurement:
+        truth, guess, mask = masked_jets(num_jets, seed)
+        sse, *sums = pixel_sums(truth, guess, mask)
+        return metrics.explained_variance_gain(sse, pixel_sums(truth, 0.8 * guess + 1.0, mask)[0], *sums)
+
+    truth, guess, mask = masked_jets(50)
+    sse, *sums = pixel_sums(truth, guess, mask)
+    reference = metrics.explained_variance(*pixel_sums(truth, 0.8 * guess + 1.0, mask))
+    separate = metrics.explained_variance(sse, *sums)
+    np.testing.assert_allclose(gain(50).value_C, separate.value_C - reference.value_C)
+    assert (gain(50).uncertainty_C < 0.5 * separate.uncertainty_C).all()
+    repeated = [gain(100, seed) for seed in range(150)]
+    scatter = np.std([result.value_C for result in repeated], axis=0)
+    np.testing.assert_allclose(np.mean([result.uncertainty_C for result in repeated], axis=0), scatter, rtol=0.2)
+    nothing = metrics.explained_variance_gain(sse, sse, *sums)
+    assert np.abs([nothing.value_C, nothing.uncertainty_C]).max() < 1e-12
+
+
 # --- degenerate and wrong input --------------------------------------------------------------------------------------
 
 

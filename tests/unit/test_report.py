@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -98,7 +99,8 @@ def add_predictions(folder: Path, separation: float, *, num_jets: int = 400, shu
 
 
 def add_reconstruction(folder: Path, split: str, *, side: int = 25, num_jets: int = 30, units: tuple = UNITS) -> None:
-    """Two sparse example jets, one of each class; HCAL is explained to 50 %, the last channel is constant."""
+    """Two sparse example jets, one of each class; HCAL is explained to 50 % (20 % by the mean image), the last
+    channel is constant."""
     random = np.random.default_rng(len(split))
     image = random.exponential(1.0, (2, 8, side, side)) * (random.random((2, 8, side, side)) < 0.1)
     image[:, 1:3] *= random.choice([-1, 1], image[:, 1:3].shape)
@@ -106,12 +108,14 @@ def add_reconstruction(folder: Path, split: str, *, side: int = 25, num_jets: in
     value[:, -1] = 3.0
     left_over = np.ones(8)
     left_over[4] = 0.5
+    as_mean_image = np.where(np.arange(8) == 4, 0.8, 1.0)
     arrays = {
         "image": image.astype(np.float32),
         "reconstruction": (0.5 * image).astype(np.float32),
         "mask": np.kron(random.random((2, side // 5, side // 5)) < 0.75, np.ones((5, 5))).astype(bool),
         "label": np.array([0, 1], dtype=np.int8),
         "sse": left_over * (value**2).sum(-1),
+        "sse_of_mean_image": as_mean_image * (value**2).sum(-1),
         "sum": value.sum(-1),
         "sum_of_squares": (value**2).sum(-1),
         "count": np.full(num_jets, 50),
@@ -237,6 +241,7 @@ def test_page_reports_every_channel_of_both_splits(report: Path) -> None:
         assert re.search(rf"{channel} {MINUS}?0\.\d+ ± 0\.\d+ % {MINUS}?0\.\d+ ± 0\.\d+ %", text), channel
     assert re.search(r"hcal (49|50)\.\d+ ± 0\.\d+ % (49|50)\.\d+ ± 0\.\d+ %", text)
     assert f"bpix3 {MISSING} {MISSING}" in text  # no variance, no answer
+    assert re.search(r"hcal [^%]+% [^%]+% (19|20)\.\d+ ± 0\.\d+ % \+(29|30)\.\d+ ± 0\.\d+ %", text)
     assert "asinh, then z-score" in text
 
 
@@ -257,6 +262,23 @@ def test_rows_are_in_order_and_carry_the_metrics_of_the_test_jets(chain: list[Pa
     assert (rows[0].steps, rows[0].jets_seen, rows[0].state) == (12, 768, "finished")
     assert np.isnan(rows[1].delta_auc.value)  # scratch has no reference but itself
     assert rows[4].explained_variance["test"]["hcal"].value == pytest.approx(0.5, abs=0.02)
+    assert rows[4].by_mean_image["hcal"].value == pytest.approx(0.2, abs=0.02)
+    assert rows[4].over_mean_image["hcal"].value == pytest.approx(0.3, abs=0.02)
+
+
+def test_headline_names_the_channels_in_which_pretraining_beats_the_mean_image(chain: list[Path]) -> None:
+    sentence = next(text for text in headline(read_runs(chain)) if text.startswith("Of the variance"))
+    assert sentence.endswith("more than the mean image of the training jets in 1 of 7 channels: hcal.")
+
+
+def test_a_pretraining_evaluated_without_a_mean_image_is_reported_without(chain: list[Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(chain[0], tmp_path / "older")
+    path = folder / "evaluation" / "reconstruction_test.npz"
+    with np.load(path) as found:
+        np.savez(path, **{name: array for name, array in found.items() if name != "sse_of_mean_image"})
+    (row,) = comparison_table([folder])
+    assert (row.by_mean_image, row.over_mean_image) == ({}, {})
+    assert "mean image, test jets" not in read_page(write_report([folder], tmp_path / "out", "Older")).text
 
 
 def test_difference_is_paired_by_jet_even_when_the_order_differs(tmp_path: Path) -> None:

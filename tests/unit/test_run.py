@@ -1,6 +1,7 @@
 """Which jets a run is scored on and pictures, and what a probe knows of them: the same on any number of ranks."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from jetmae import run as program
-from jetmae.config import load_experiment
+from jetmae.config import Experiment, load_experiment
+from jetmae.model.patches import patchify, unpatchify
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.world import World
 from jetmae.tasks import evenly_spaced
@@ -65,6 +67,40 @@ def test_pictures_are_of_jets_from_all_over_the_scored_ones(sample, tmp_path, mo
     assert np.array_equal(images, expected[: len(images)])
 
 
+def scored_images(run: program.Run, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images of the scored jets of a split in the space of the loss, and where they are hidden."""
+    images, hidden = [], []
+    for batch in run._batches(split, limit=run.experiment.data.evaluation_jets):
+        images.append(in_loss_space(run, run.task.scene.images(batch))[batch.counts_B])
+        mask = run.task.pictures(run.task.network, batch)["mask"][batch.counts_B.numpy()]
+        hidden.append(torch.from_numpy(mask)[:, None])
+    return torch.cat(images).double(), torch.cat(hidden)
+
+
+def in_loss_space(run: program.Run, images: torch.Tensor) -> torch.Tensor:
+    if not run.experiment.reconstruct.norm_pix_loss:
+        return images
+    size = run.experiment.model.patch_size
+    patches = patchify(images, size)
+    mean, std = patches.mean(2, keepdim=True), (patches.var(2, keepdim=True) + 1e-6).sqrt()
+    return unpatchify((patches - mean) / std, images.shape[1:], size)
+
+
+@pytest.mark.parametrize("more", [(), ("reconstruct.norm_pix_loss=true",)])
+@torch.no_grad()
+def test_the_mean_training_jet_is_scored_where_the_network_is(sample, tmp_path, more):
+    run = make_run(sample, tmp_path, more=more)
+    split = run.plan.test_split
+    assert "sse_of_mean_image" not in run._evaluate(run.task.network, split, "evaluate")[1]
+    run._use_mean_image()
+    per_jet = run._evaluate(run.task.network, split, "evaluate")[1]
+    mean_image = scored_images(run, run.plan.train_split)[0].mean(dim=0)
+    images, hidden = scored_images(run, split)
+    expected = (hidden * (images - mean_image) ** 2).sum((2, 3))
+    np.testing.assert_allclose(per_jet["sse_of_mean_image"], expected, rtol=1e-5)
+    np.testing.assert_allclose(per_jet["sum_of_squares"], (hidden * images**2).sum((2, 3)), rtol=1e-5)
+
+
 @dataclass(frozen=True)
 class ThreadWorld(World):
     """Ranks that are threads of this process; what they exchange are rows of equal number, and flags."""
@@ -86,15 +122,27 @@ class ThreadWorld(World):
         raise AssertionError("pickles of features would be several times their size on every rank")
 
 
-def probes_with_features(sample, tmp_path, ranks: int) -> list[program.Run]:
-    more = ("data.train_jets=101", "init_from=random", "optim.batch_size=32", "engine.micro_batch_size=16")
-    experiment = load_experiment("probe", "small", [f"data.path={sample}", *TINY, *more])
+def on_threads(does: Callable[[program.Run], None], experiment: Experiment, tmp_path, ranks: int) -> list[program.Run]:
     meeting, desk = threading.Barrier(ranks), [None] * ranks
     worlds = [ThreadWorld(rank, ranks, rank, torch.device("cpu"), meeting, desk) for rank in range(ranks)]
     runs = [program.Run(RunFolder(tmp_path), experiment, world, lease=None) for world in worlds]
     with ThreadPoolExecutor(ranks) as pool:
-        list(pool.map(program.Run.compute_features, runs))
+        list(pool.map(does, runs))
     return runs
+
+
+def test_every_rank_has_the_same_mean_image_on_any_number_of_ranks(sample, tmp_path):
+    words = [f"data.path={sample}", *TINY, *TINY_DECODER, "data.evaluation_jets=33"]
+    experiment = load_experiment("pretrain", "small", words)
+    (alone,) = on_threads(program.Run._use_mean_image, experiment, tmp_path, ranks=1)
+    for run in on_threads(program.Run._use_mean_image, experiment, tmp_path, ranks=2):
+        torch.testing.assert_close(run.task._mean_target_LP, alone.task._mean_target_LP, rtol=1e-12, atol=1e-12)
+
+
+def probes_with_features(sample, tmp_path, ranks: int) -> list[program.Run]:
+    more = ("data.train_jets=101", "init_from=random", "optim.batch_size=32", "engine.micro_batch_size=16")
+    experiment = load_experiment("probe", "small", [f"data.path={sample}", *TINY, *more])
+    return on_threads(program.Run.compute_features, experiment, tmp_path, ranks)
 
 
 def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(sample, tmp_path):

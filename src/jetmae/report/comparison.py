@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from jetmae.report import metrics
 from jetmae.report.controls import control_of
-from jetmae.report.metrics import UNKNOWN, Measurement
-from jetmae.report.run_reader import Predictions, Run, read_runs
+from jetmae.report.metrics import UNKNOWN, ChannelMeasurement, Measurement
+from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -39,6 +40,8 @@ class Row:
     delta_reference: str = ""
     delta_paired: bool = True  # False: scored on other jets than the reference, correlations unknown
     explained_variance: dict[str, dict[str, Measurement]] = field(default_factory=dict)  # split -> channel
+    by_mean_image: dict[str, Measurement] = field(default_factory=dict)  # channel -> by the mean training jet
+    over_mean_image: dict[str, Measurement] = field(default_factory=dict)  # channel -> by the run, minus that
 
 
 def comparison_table(run_folders: Iterable[Path]) -> list[Row]:
@@ -59,7 +62,8 @@ def compare(runs: Sequence[Run]) -> list[Row]:
 def _row(run: Run, predictions: Predictions | None) -> Row:
     last = run.last("train") or run.last("validation")
     row = Row(run.name, run.kind, _state(run), int(last.get("samples", 0)), int(last.get("step", 0)))
-    row = replace(row, explained_variance=_explained_variance(run))
+    if run.kind == "pretrain":
+        return _with_explained_variance(row, run)
     if predictions is None:
         return row
     score, label = predictions.score, predictions.label
@@ -83,15 +87,25 @@ def _state(run: Run) -> str:
     return f"not finished: step {run.metrics[-1]['step']}{so_far}"
 
 
-def _explained_variance(run: Run) -> dict[str, dict[str, Measurement]]:
-    per_split = {}
-    for split in ("train", "test"):
-        found = run.reconstruction(split) if run.kind == "pretrain" else None
-        if found is not None:
-            result = metrics.explained_variance(found.sse, found.sum, found.sum_of_squares, found.count)
-            values = zip(result.value_C.tolist(), result.uncertainty_C.tolist(), strict=True)
-            per_split[split] = dict(zip(found.channels, (Measurement(*v) for v in values), strict=True))
-    return per_split
+def _with_explained_variance(row: Row, run: Run) -> Row:
+    """Of every split there is; on test jets also beside what the mean of the training jets explains."""
+    splits = {split: found for split in ("train", "test") if (found := run.reconstruction(split)) is not None}
+    row = replace(row, explained_variance={split: _explained(found, found.sse) for split, found in splits.items()})
+    test = splits.get("test")
+    if test is None or test.sse_of_mean_image is None:
+        return row
+    gain = metrics.explained_variance_gain(test.sse, test.sse_of_mean_image, test.sum, test.sum_of_squares, test.count)
+    by_mean_image = _explained(test, test.sse_of_mean_image)
+    return replace(row, by_mean_image=by_mean_image, over_mean_image=_by_channel(test, gain))
+
+
+def _explained(found: Reconstruction, sse_NC: NDArray[np.float64]) -> dict[str, Measurement]:
+    return _by_channel(found, metrics.explained_variance(sse_NC, found.sum, found.sum_of_squares, found.count))
+
+
+def _by_channel(found: Reconstruction, result: ChannelMeasurement) -> dict[str, Measurement]:
+    values = zip(result.value_C.tolist(), result.uncertainty_C.tolist(), strict=True)
+    return dict(zip(found.channels, (Measurement(*pair) for pair in values), strict=True))
 
 
 def _with_difference(row: Row, run: Run, runs: Sequence[Run], predictions: dict[str, Predictions | None]) -> Row:
@@ -193,13 +207,26 @@ def cells(row: Row) -> tuple[str, ...]:
 def _terminal_explained_variance(row: Row) -> Table:
     title = f"{_plain(row.name)}: explained variance of masked pixels"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=len(title))
-    splits = tuple(row.explained_variance)
-    for heading in ("channel", *splits):
+    headings, lines = explained_variance_columns(row)
+    for heading in ("channel", *headings):
         table.add_column(heading, justify="left" if heading == "channel" else "right")
-    for channel in row.explained_variance[splits[0]]:
-        values = (row.explained_variance[split].get(channel, UNKNOWN) for split in splits)
-        table.add_row(_plain(channel), *(format_measurement(value, percent=True) for value in values))
+    for channel, texts in lines:
+        table.add_row(_plain(channel), *texts)
     return table
+
+
+def explained_variance_columns(row: Row) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Headings, and for each channel a text per heading."""
+    columns = {f"{split} jets": _in_percent(values) for split, values in row.explained_variance.items()}
+    if row.by_mean_image:
+        columns["mean image, test jets"] = _in_percent(row.by_mean_image)
+        columns[f"test jets {MINUS} mean image"] = _in_percent(row.over_mean_image, signed=True)
+    channels = dict.fromkeys(name for texts in columns.values() for name in texts)
+    return list(columns), [(name, [texts.get(name, MISSING) for texts in columns.values()]) for name in channels]
+
+
+def _in_percent(values: dict[str, Measurement], *, signed: bool = False) -> dict[str, str]:
+    return {name: format_measurement(value, percent=True, signed=signed) for name, value in values.items()}
 
 
 def _plain(text: str) -> str:

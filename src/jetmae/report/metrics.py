@@ -201,6 +201,19 @@ def explained_variance(
     return ChannelMeasurement(value_C, np.sqrt(variance_C))
 
 
+def explained_variance_gain(
+    sse_NC: ArrayLike, reference_sse_NC: ArrayLike, sum_NC: ArrayLike, sum_of_squares_NC: ArrayLike, count_N: ArrayLike
+) -> ChannelMeasurement:
+    """Explained variance of one prediction minus that of a reference for the same pixels.
+
+    Both meet the same easy and hard jets, so the difference is known better than either; input and jackknife as in
+    `explained_variance`.
+    """
+    difference_NC = np.asarray(sse_NC, dtype=np.float64) - np.asarray(reference_sse_NC, dtype=np.float64)
+    one_more = explained_variance(difference_NC, sum_NC, sum_of_squares_NC, count_N)
+    return ChannelMeasurement(one_more.value_C - 1, one_more.uncertainty_C)
+
+
 def _explained(sse: NDArray, total: NDArray, sum_of_squares: NDArray, count: NDArray) -> NDArray[np.float64]:
     squared_deviation = sum_of_squares - _ratio(total**2, count)
     has_variance = squared_deviation > _RELATIVE_VARIANCE_FLOOR * sum_of_squares

@@ -26,7 +26,7 @@ from jetmae.report.comparison import (
     cells,
     compare,
     comparison_table,
-    format_measurement,
+    explained_variance_columns,
     print_table,
 )
 from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
@@ -180,7 +180,8 @@ def _pretraining(run: Run, row: Row) -> dict[str, Any]:
         "name": run.name,
         "splits": list(splits),
         "loss_space": next((found.loss_space for found in splits.values()), ""),
-        "table": _explained_variance_table(row),
+        "explained": explained_variance_columns(row) if row.explained_variance else None,
+        "has_mean_image": bool(row.by_mean_image),
         "bars": _bars(run, row),
         "events": [picture for picture, first in events if first],
         "more_events": [picture for picture, first in events if not first],
@@ -189,20 +190,10 @@ def _pretraining(run: Run, row: Row) -> dict[str, Any]:
     }
 
 
-def _explained_variance_table(row: Row) -> list[tuple[str, list[str]]]:
-    """Per channel, one text per split."""
-    channels = dict.fromkeys(name for values in row.explained_variance.values() for name in values)
-    per_split = row.explained_variance.values()
-    return [
-        (name, [format_measurement(values.get(name, metrics.UNKNOWN), percent=True) for values in per_split])
-        for name in channels
-    ]
-
-
 def _bars(run: Run, row: Row) -> list[Picture]:
     if not row.explained_variance:
         return []
-    figure = plots.explained_variance_bars(row.explained_variance)
+    figure = plots.explained_variance_bars(row.explained_variance, row.by_mean_image)
     return [_picture(f"{_slug(run.name)}_explained_variance", figure, f"Explained variance per channel, {run.name}")]
 
 

@@ -32,6 +32,7 @@ KIND_COLOUR = {
     "pretrain": "#4D4D4D",
 }
 _SPLIT_COLOUR = {"train": "#9CC9E3", "test": "#0072B2"}
+_REFERENCE_COLOUR = "#D55E00"
 _LINE_STYLES = ("-", "--", "-.", ":")
 _MINUS = "\N{MINUS SIGN}"
 _GREY = "#8A8A8A"
@@ -241,8 +242,11 @@ def auc_against_pt(predictions: Mapping[str, Predictions], styles: Mapping[str, 
 # --- reconstruction --------------------------------------------------------------------------------------------------
 
 
-def explained_variance_bars(per_split: Mapping[str, Mapping[str, Measurement]]) -> Figure:
-    """Explained variance of masked pixels per channel, training beside test, with error bars."""
+def explained_variance_bars(
+    per_split: Mapping[str, Mapping[str, Measurement]], by_mean_image: Mapping[str, Measurement]
+) -> Figure:
+    """Explained variance of masked pixels per channel, training beside test, with error bars; a line at what the mean
+    training jet explains of test jets, if that is known."""
     figure, (ax,) = _panels(1, height_in=4.0)
     channels = list(next(iter(per_split.values())))
     width = 0.8 / len(per_split)
@@ -252,6 +256,10 @@ def explained_variance_bars(per_split: Mapping[str, Mapping[str, Measurement]]) 
         ax.bar(at, value, width * 0.92, color=_SPLIT_COLOUR[split], label=f"{split} jets")
         ax.errorbar(at, value, sigma, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
         _write_above(ax, at, value, sigma)
+        if split == "test" and by_mean_image:
+            level = [by_mean_image[channel].value for channel in channels]
+            ends = at - width / 2, at + width / 2
+            ax.hlines(level, *ends, color=_REFERENCE_COLOUR, label="mean of the training jets, on test jets")
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xticks(np.arange(len(channels)), [_text(channel) for channel in channels])
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -263,7 +271,7 @@ def explained_variance_bars(per_split: Mapping[str, Mapping[str, Measurement]]) 
 
 def _write_above(ax: Axes, at: NDArray, value: NDArray, sigma: NDArray) -> None:
     for x, y, error in zip(at, value, np.nan_to_num(sigma), strict=True):
-        text, height = ("n/a", 0.0) if np.isnan(y) else (f"{100 * y:.1f}", max(0.0, y + error))
+        text, height = ("n/a", 0.0) if np.isnan(y) else (f"{round(100 * y, 1) + 0.0:.1f}", max(0.0, y + error))
         ax.annotate(text, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=8, color="#333333")
 
 
