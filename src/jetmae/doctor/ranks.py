@@ -219,7 +219,10 @@ def meet_others(place: Place, found: Found) -> Found:
 
 
 def read_clock(place: Place, found: Found) -> Found:
-    """The time of day, a moment after all have left the barrier of the stage before."""
+    """The time of day, a moment after all have left a barrier: between stages each writes a file, some for seconds."""
+    import torch.distributed as dist
+
+    dist.barrier()
     return {"clock_s": time.time()}
 
 
