@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+# The time an example takes is no property of the code, on a machine that has other things to do.
+settings.register_profile("jetmae", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("jetmae")
 
 PROJECT = Path(__file__).resolve().parents[1]
 SAMPLE_SPLITS = ("unlabelled_train", "unlabelled_test", "train", "validation", "test")

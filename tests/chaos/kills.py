@@ -33,7 +33,7 @@ PHASES = (
     "configuration", "rendezvous", "lease: take", "open data", "build network", "restore: verify", "restore: read",
     "step: fetch", "step: compute", "step: record", "validate", "export best", "draw", "save: begin", "save: copy",
     "save: write", "save: flush", "save: commit", "save: manifest", "save: rename", "save: pointer", "save: prune",
-    "evaluate: fetch", "evaluate: pictures", "complete", "leave",
+    "mean image: fetch", "evaluate: fetch", "evaluate: pictures", "complete", "leave",
 )  # fmt: skip
 ONLY_MAIN = ("save: commit", "save: manifest", "save: rename", "save: pointer", "save: prune", "evaluate: pictures",
              "complete")  # fmt: skip
@@ -141,7 +141,7 @@ def train(run: RunFolder, token: str, fire: Fire | None) -> list[int]:
         if any(codes.values()) or time.monotonic() > give_up_at_s:
             kill([pid for pid in ranks if pid not in codes])
         elif time.monotonic() > strike_at_s:
-            kill([ranks[fire.rank]])
+            kill([pid for pid in ranks[fire.rank : fire.rank + 1] if pid not in codes])
             strike_at_s = float("inf")
         time.sleep(0.01)
     return [codes[pid] for pid in ranks]

@@ -75,7 +75,7 @@ def kill_ten_times(
     monkeypatch.setenv("JETMAE_FAILPOINTS_ONCE", str(once))
     training = Training(cluster, sample, runs, f"killed-{seed}", *SETTINGS).submit()
     try:
-        state = training.await_end(timeout_s=500)
+        state = training.await_end(timeout_s=1000)
     finally:
         cluster.cancel(training.job_id)
     struck = [kill for number, kill in enumerate(kills) if Path(f"{once}.{number}").exists()]
@@ -89,7 +89,7 @@ def kill_ten_times(
     return training.run, Counter(kill.partition("@")[0] for kill in struck)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_job_that_is_killed_ten_times_loses_no_commit_and_no_bit_and_little_time(
     cluster, sample, reference, monkeypatch
 ):

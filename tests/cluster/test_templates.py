@@ -9,8 +9,8 @@ from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.training import START_TIMEOUT_S, Training, losses
 from tests.conftest import PROJECT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-STEPS = "optim.steps=60"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+STEPS = "optim.steps=120"
 HOSTILE_FOLDER = 'it\'s 100% "$(touch executed)" `touch executed`; a&b'
 
 
@@ -77,7 +77,7 @@ def test_an_array_element_comes_back_alone(cluster, sample, tmp_path):
     assert [seed.await_end() for seed in seeds] == ["COMPLETED", "COMPLETED"]
     assert [[end["cause"] for end in seed.ends] for seed in seeds] == [["preempted", "completed"], ["completed"]]
     assert [seed.starts[-1]["job_id"] for seed in seeds] == [f"{job}_0", f"{job}_1"]
-    assert len(losses(seeds[0].run)) == len(losses(seeds[1].run)) == 60
+    assert len(losses(seeds[0].run)) == len(losses(seeds[1].run)) == 120
     assert losses(seeds[0].run) != losses(seeds[1].run)
 
 

@@ -49,7 +49,7 @@ def test_a_run_is_seen_from_its_submission_to_its_cancellation(training, tmp_pat
         training.submit()
         assert listed(training)[:3] == ["endless", "pretrain", "queued"]
         assert fact(training, "step") == "0/100000 0 %"
-        assert re.fullmatch(r"queued for 0:00:\d\d; Slurm says: .+", fact(training, "state"))
+        assert re.fullmatch(r"queued for 0:\d\d:\d\d; Slurm says: .+", fact(training, "state"))
     finally:
         for node in cluster.nodes:
             cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
@@ -71,10 +71,10 @@ def test_a_run_is_seen_from_its_submission_to_its_cancellation(training, tmp_pat
         assert listed(training)[2] == "preempted, waiting"
         cluster.cancel(preemptor)
         training.await_steps(2)
-        assert re.match(r"\d+\.\d s +\d+\.\d+ % ", fact(training, "queued"))
+        assert re.match(r"(\d+\.\d s|\d+:\d\d:\d\d) +\d+\.\d+ % ", fact(training, "queued"))
         first, second = type_runs(training, "status", "endless").splitlines()[-2:]
-        assert re.match(rf"1 +{training.job_id} +node1 node2 +0:00:\d\d .* preempted ", first)
-        assert re.match(rf"2 +{training.job_id} +node1 node2 +0:00:\d\d .* running ", second)
+        assert re.match(rf"1 +{training.job_id} +node1 node2 +0:\d\d:\d\d .* preempted ", first)
+        assert re.match(rf"2 +{training.job_id} +node1 node2 +0:\d\d:\d\d .* running ", second)
 
         assert "requeued" in type_runs(training, "requeue", "endless")
         training.await_steps(3, 1)

@@ -12,7 +12,7 @@ from tests.cluster.processes import wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.conftest import PROJECT, TINY, TINY_DECODER
 
-START_TIMEOUT_S = 90  # of a job on a busy machine: queue, imports, rendezvous
+START_TIMEOUT_S = 180  # of a job on a busy machine: queue, imports, rendezvous
 SETTINGS = (*TINY, *TINY_DECODER, "optim.batch_size=8", "optim.lr=1e-3", "optim.warmup_epochs=0",
             "log.checkpoint_steps=10", "log.validate_epochs=0.1")  # fmt: skip
 
@@ -98,7 +98,7 @@ class Training:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def await_end(self, timeout_s: float = 240) -> str:
+    def await_end(self, timeout_s: float = 480) -> str:
         """Wait until the job is over for good, and return its state."""
         final = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         self.cluster.wait_for(self.job_id, lambda job: job["JobState"] in final, timeout_s)

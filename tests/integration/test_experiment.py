@@ -51,7 +51,7 @@ def test_a_foreign_file_goes_through_convert_and_chain_with_no_edits(layout_2, t
     assert page.read_text().count("data:image/png;base64,") >= 10
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_the_demo_ends_with_five_runs_and_explains_most_of_the_hcal_variance(tmp_path):
     """`make demo` in a copy of the project: the same commands, presets and sample, in a folder of its own."""
     command = ["make", "demo", f"SAMPLE={tmp_path / 'sample'}"]

@@ -82,13 +82,16 @@ def command(run: RunFolder, sample: Path) -> tuple:
 
 @contextmanager
 def training(run: RunFolder, sample: Path, *, then: str) -> Iterator[subprocess.Popen]:
-    """A start that trains slowly, at the moment when it has done some steps and committed some; ends it at last."""
+    """A start that trains slowly, at the moment when it has done some steps and committed some; ends it at last.
+
+    No save is going on then: the checkpoint that it would delete at its end would make room for others.
+    """
     slowly = {**os.environ, "OMP_NUM_THREADS": "1", "JETMAE_FAILPOINTS": "step: fetch=sleep=0.2"}
     words = [sys.executable, PROJECT / "jobs" / "launch.py", *map(str, command(run, sample))]
     before, commit = len(steps(run)), run.last_commit()
     with subprocess.Popen(words, env=slowly, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline_s = time.monotonic() + 120
-        while len(steps(run)) < before + 5 or run.last_commit() < commit + 2:
+        while len(steps(run)) < before + 5 or run.last_commit() < commit + 2 or any(run.checkpoints.glob(".step-*")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline_s, f"no steps before {then}"
             time.sleep(0.02)

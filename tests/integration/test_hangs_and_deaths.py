@@ -69,7 +69,7 @@ def test_a_start_ends_soon_and_says_whose_fault_it_was(sample, run, failpoint, e
 
 
 def test_the_same_command_completes_it_while_a_second_start_is_refused(sample, run):
-    slowly = {**os.environ, "OMP_NUM_THREADS": "1", "JETMAE_FAILPOINTS": "step: fetch@rank0=sleep=0.7"}
+    slowly = {**os.environ, "OMP_NUM_THREADS": "1", "JETMAE_FAILPOINTS": "step: fetch@rank0=sleep=1.5"}
     words = [sys.executable, PROJECT / "jobs" / "launch.py", *command(run, sample), "--ranks-per-node", "2"]
     with subprocess.Popen(words, env=slowly, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
         attempts = len(read_lines(run.attempts))

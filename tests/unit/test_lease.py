@@ -17,7 +17,7 @@ from jetmae.errors import EXIT_BUSY, FolderBusy
 from jetmae.runtime import lease
 from jetmae.runtime.lease import Lease, acquire, held_lease
 
-SHORT_LEASE_S = 3.0  # five renewals, on a machine that has other things to do
+SHORT_LEASE_S = 6.0  # five renewals, on a machine that has other things to do
 OWNER = """
 import fcntl, sys
 from pathlib import Path

@@ -151,7 +151,7 @@ def test_storage_that_hangs_does_not_keep_the_rank_alive(tmp_path, monkeypatch):
     killed, killed_before_storage_was_back = threading.Event(), []
     monkeypatch.setattr(FakeRank, "kill", lambda _self: killed.set())
     monkeypatch.setattr(Speaker, "leave", lambda *_: killed_before_storage_was_back.append(killed.wait(5)))
-    monkeypatch.setattr(watchdog, "WRITE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(watchdog, "WRITE_TIMEOUT_S", 1.0)
     guard(rank, Speaker(tmp_path, "s", 0))
     assert killed_before_storage_was_back == [True]
 
