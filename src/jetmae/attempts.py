@@ -60,7 +60,7 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[AttemptLines]:
         with suppress(JetmaeError):  # a full disk must not hide why this attempt ends
             end(f"{type(error).__name__}: {error}")
         raise
-    end(None)
+    world.together(lambda: end(None))
 
 
 def cause_of_this_stop(request: StopRequest) -> str:

@@ -52,7 +52,7 @@ from jetmae.engine.ema import MovingAverage  # noqa: E402
 from jetmae.engine.loop import Fit, Intervals  # noqa: E402
 from jetmae.engine.optim import Schedule  # noqa: E402
 from jetmae.engine.state import TrainState  # noqa: E402
-from jetmae.errors import EXIT_STOPPED, exit_with_one_line  # noqa: E402
+from jetmae.errors import EXIT_STOPPED, exit_with_one_line, leave_at_once  # noqa: E402
 from jetmae.files import await_listed, write_text, written_aside  # noqa: E402
 from jetmae.plan import make_plan, normalisation_of_split  # noqa: E402
 from jetmae.report.pictures import contact_sheet  # noqa: E402
@@ -396,4 +396,4 @@ class Run:
 
 
 if __name__ == "__main__":
-    exit_with_one_line(main)
+    exit_with_one_line(main, leave=leave_at_once)

@@ -7,7 +7,6 @@ FAULT says what:
 """
 
 import os
-import sys
 
 import torch
 
@@ -56,4 +55,4 @@ def flip_bit(steps: set[int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run.exit_with_one_line(main))
+    run.exit_with_one_line(main, leave=run.leave_at_once)
