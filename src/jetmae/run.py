@@ -113,7 +113,7 @@ def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Leas
             run.evaluate_best(fit)
             reach("complete")
             world.on_main(lambda: run.complete(fit.state.step))
-        run.close()
+        world.together(run.close)
     return complete
 
 
@@ -236,20 +236,16 @@ class Run:
         weights, _ = self.world.together(lambda: read_weights(self.folder.best_weights))
         network.load_state_dict(weights)
         self.world.on_main(lambda: self.folder.evaluation.mkdir(exist_ok=True))
-        train = []
+        step = fit.state.best_step
         if isinstance(self.task, Reconstruct):
-            train = [self.plan.train_split]
+            self._evaluate_split(network, "train", self.plan.train_split, step)
             self._use_mean_image()
-        for kind, split in (
-            *(("train", split) for split in train),
-            ("validation", self.plan.validation_split),
-            ("test", self.plan.test_split),
-        ):
+        for kind, split in (("validation", self.plan.validation_split), ("test", self.plan.test_split)):
             if split is not None:
-                self._evaluate_split(network, kind, split, fit.state.best_step)
+                self._evaluate_split(network, kind, split, step)
 
     def _use_mean_image(self) -> None:
-        """What the network is compared with, pixel by pixel: the mean of the training jets that are evaluated."""
+        """What the network is compared with on other jets: the mean of the training jets that have been evaluated."""
         with closing(self._batches(self.plan.train_split, limit=self.experiment.data.evaluation_jets)) as batches:
             self.task.use_mean_image(told(self.world.each(batches), "mean image"))
 

@@ -111,7 +111,7 @@ class Reconstruct:
         self.noise_columns = self.num_patches + len(drop_paths(self.network))
         weights = settings.channel_weights
         self.channel_weights_C = None if weights is None else torch.tensor(weights, device=scene.world.device)
-        self._mean_target_LP: Tensor | None = None
+        self._mean_image: tuple[Tensor, Tensor] | None = None  # as targets (L, P), and the variance of each value
 
     def make_network(self) -> MaskedAutoencoder:
         return MaskedAutoencoder(
@@ -132,23 +132,28 @@ class Reconstruct:
         return self._loss(prediction_BMP, target_BMP)
 
     def use_mean_image(self, batches: Iterable[Batch]) -> None:
-        """From now on `evaluate` also scores the mean image of these jets as the prediction for every jet.
+        """From now on `evaluate` also scores the mean image as the prediction for every jet; these jets tell what it
+        is, and must not be among those that are evaluated.
 
         A network that has learnt the average jet, and nothing of the single one, does no better than that.
         """
         world, channels, patch_size = self.scene.world, len(self.channels), self.experiment.model.patch_size
-        total_LP = torch.zeros(self.num_patches, channels * patch_size**2, dtype=torch.float64, device=world.device)
+        size = (2, self.num_patches, channels * patch_size**2)
+        sums_2LP = torch.zeros(size, dtype=torch.float64, device=world.device)  # of the values and of their squares
         num_jets = torch.zeros((), dtype=torch.int64, device=world.device)
         for batch in batches:
             batch = batch.to(world.device)
             patches_BLP = channel_last(patchify(self.scene.images(batch), patch_size), channels)
-            total_LP += self._in_loss_space(patches_BLP)[batch.counts_B].double().sum(dim=0)
+            targets_BLP = self._in_loss_space(patches_BLP)[batch.counts_B].double()
+            sums_2LP += torch.stack([targets_BLP.sum(dim=0), (targets_BLP**2).sum(dim=0)])
             num_jets += batch.counts_B.sum()
-        self._mean_target_LP = world.sum(total_LP) / world.sum(num_jets)
+        num_jets = world.sum(num_jets)
+        mean_LP, mean_square_LP = world.sum(sums_2LP) / num_jets
+        self._mean_image = mean_LP, (mean_square_LP - mean_LP**2).clamp(min=0) / (num_jets - 1).clamp(min=1)
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[dict, dict[str, NDArray]]:
         """Metrics `loss` and `explained_variance` per channel; per jet and channel `sse`, `sum`, `sum_of_squares` over
-        the masked pixels, and their `count`, in the space of the loss; `sse_of_mean_image` if there is one."""
+        the masked pixels, and their `count`, in the space of the loss; after `use_mean_image` also its `sse`."""
         ids, sums = [], defaultdict(list)
         for batch in batches:
             batch, images_BCHW = self.scene.dense(batch, network)
@@ -237,8 +242,10 @@ class Reconstruct:
             "sum_of_squares": self._sum_per_channel(target_BMP**2),
             "loss": loss_B.double(),
         }
-        if self._mean_target_LP is not None:
-            sums["sse_of_mean_image"] = self._sum_per_channel((self._mean_target_LP[masked_BM] - target_BMP) ** 2)
+        if self._mean_image is not None:
+            mean_BMP, variance_BMP = (values_LP[masked_BM] for values_LP in self._mean_image)
+            # The mean of n jets misses that of all by 1/n of their variance, which is no fault of a mean image.
+            sums["sse_of_mean_image"] = self._sum_per_channel((mean_BMP - target_BMP) ** 2 - variance_BMP)
         return sums
 
     def _sum_per_channel(self, values_BMP: Tensor) -> Tensor:

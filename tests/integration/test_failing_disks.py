@@ -91,11 +91,17 @@ def training(run: RunFolder, sample: Path, *, then: str) -> Iterator[subprocess.
     before, commit = len(steps(run)), run.last_commit()
     with subprocess.Popen(words, env=slowly, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline_s = time.monotonic() + 120
-        while len(steps(run)) < before + 5 or run.last_commit() < commit + 2 or any(run.checkpoints.glob(".step-*")):
+        while len(steps(run)) < before + 5 or run.last_commit() < commit + 2 or saves(run):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline_s, f"no steps before {then}"
             time.sleep(0.02)
         yield process
+
+
+def saves(run: RunFolder) -> bool:
+    """Whether a checkpoint is being written, or one being deleted."""
+    names = os.listdir(run.checkpoints)
+    return any(name.startswith(".step-") for name in names) or sum(name.startswith("step-") for name in names) > 2
 
 
 def steps(run: RunFolder) -> list[int]:

@@ -268,7 +268,9 @@ def test_rows_are_in_order_and_carry_the_metrics_of_the_test_jets(chain: list[Pa
 
 def test_headline_names_the_channels_in_which_pretraining_beats_the_mean_image(chain: list[Path]) -> None:
     sentence = next(text for text in headline(read_runs(chain)) if text.startswith("Of the variance"))
-    assert sentence.endswith("more than the mean image of the training jets in 1 of 7 channels: hcal.")
+    assert sentence.endswith(
+        "more than both a constant and the mean image of the training jets in 1 of 7 channels: hcal."
+    )
 
 
 def test_a_pretraining_evaluated_without_a_mean_image_is_reported_without(chain: list[Path], tmp_path: Path) -> None:

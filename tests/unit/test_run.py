@@ -94,9 +94,10 @@ def test_the_mean_training_jet_is_scored_where_the_network_is(sample, tmp_path, 
     assert "sse_of_mean_image" not in run._evaluate(run.task.network, split, "evaluate")[1]
     run._use_mean_image()
     per_jet = run._evaluate(run.task.network, split, "evaluate")[1]
-    mean_image = scored_images(run, run.plan.train_split)[0].mean(dim=0)
+    training = scored_images(run, run.plan.train_split)[0]
     images, hidden = scored_images(run, split)
-    expected = (hidden * (images - mean_image) ** 2).sum((2, 3))
+    noise = training.var(dim=0) / len(training)
+    expected = (hidden * ((images - training.mean(dim=0)) ** 2 - noise)).sum((2, 3))
     np.testing.assert_allclose(per_jet["sse_of_mean_image"], expected, rtol=1e-5)
     np.testing.assert_allclose(per_jet["sum_of_squares"], (hidden * images**2).sum((2, 3)), rtol=1e-5)
 
@@ -136,7 +137,7 @@ def test_every_rank_has_the_same_mean_image_on_any_number_of_ranks(sample, tmp_p
     experiment = load_experiment("pretrain", "small", words)
     (alone,) = on_threads(program.Run._use_mean_image, experiment, tmp_path, ranks=1)
     for run in on_threads(program.Run._use_mean_image, experiment, tmp_path, ranks=2):
-        torch.testing.assert_close(run.task._mean_target_LP, alone.task._mean_target_LP, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(run.task._mean_image, alone.task._mean_image, rtol=1e-12, atol=1e-12)
 
 
 def probes_with_features(sample, tmp_path, ranks: int) -> list[program.Run]:

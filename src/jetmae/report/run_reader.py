@@ -49,7 +49,7 @@ class Reconstruction:
     mean_image: NDArray[np.float32]  # (C, H, W) in source units, over the pictured jets, where masked
     mean_reconstruction: NDArray[np.float32]  # (C, H, W)
     loss_space: str  # what was done to the values before the loss
-    sse_of_mean_image: NDArray[np.float64] | None = None  # (n, C) as `sse`, of the mean of the training jets
+    sse_of_mean_image: NDArray[np.float64] | None = None  # (n, C) as `sse`, of the mean training jet
     pictured_jets: int | None = None  # how many the mean images are of
     label: NDArray[np.int8] | None = None  # (E,)
     classes: tuple[str, str] | None = None

@@ -198,7 +198,7 @@ def _reconstruction_sentence(runs: Sequence[Run]) -> str:
 def _mean_image_sentence(explained: Mapping[str, Measurement], gains: Mapping[str, Measurement]) -> str:
     """In which channels the network knows more than the average jet: a chance of one in twenty to name one wrongly.
 
-    A mean image of few jets is worse than one constant where it is mostly noise, so the network has to beat both.
+    Where the mean image is mostly noise one constant may be better, so the network has to beat both.
     """
     if not gains:
         return ""
@@ -207,4 +207,4 @@ def _mean_image_sentence(explained: Mapping[str, Measurement], gains: Mapping[st
     better = [name for name in explained if above_zero(explained[name]) and above_zero(gains[name])]
     names = f": {', '.join(better)}" if better else ""
     beaten = f"{len(better)} of {len(explained)} channels{names}"
-    return f"It explains more than the mean image of the training jets in {beaten}."
+    return f"It explains more than both a constant and the mean image of the training jets in {beaten}."
