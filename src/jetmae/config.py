@@ -126,6 +126,12 @@ class Engine(Section):
     micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
     hang_limit_s: float = Field(600.0, ge=5, description="end a rank that gets on no longer; above the slowest step")
 
+    @model_validator(mode="after")
+    def _check(self):
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("engine.precision=fp16, engine.device=cpu: a CPU cannot train in fp16; use bf16 or fp32")
+        return self
+
 
 class Log(Section):
     """How often things are looked at and kept."""

@@ -1,12 +1,14 @@
 """Everything a user can get wrong: one line that names value, expectation and next step; no traceback, nothing left."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from jetmae.run_folder import read_lines
 from tests.conftest import TINY, TINY_DECODER, launch, succeed, type_command
 
 pytestmark = pytest.mark.slow
@@ -65,11 +67,13 @@ def test_a_runs_folder_that_cannot_be_written(sample, tmp_path):
     (tmp_path / "file").touch()
     finished = launch("pretrain", *SHORT, f"data.path={sample}", runs=tmp_path / "file")
     refused(finished, "cannot write into", "Not a directory", "choose another")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_finetune_without_a_pretrain_run(sample, tmp_path):
     refused(launch("finetune", f"data.path={sample}", runs=tmp_path), "init_from is missing", "add init_from=RUN")
     refused(launch("finetune", f"data.path={sample}", "init_from=pre", runs=tmp_path), "no run 'pre'", "none yet")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_probe_of_a_run_with_another_architecture(sample, pretrained):
@@ -83,11 +87,18 @@ def test_start_from_an_unfinished_run(sample, pretrained):
     finished = launch("finetune", *TINY, "init_from=pre", f"data.path={sample}", runs=pretrained)
     (pretrained / "hidden").rename(pretrained / "pre" / "COMPLETED")
     refused(finished, "has not completed")
+    assert not (pretrained / "finetune-small").exists()
 
 
 def test_another_experiment_under_the_same_name(sample, pretrained):
+    before = contents(pretrained / "pre")
     finished = launch("pretrain", *SHORT, f"data.path={sample}", "seed=9", "--name", "pre", runs=pretrained)
     refused(finished, "seed=9 (frozen: 0)", "another --name")
+    assert contents(pretrained / "pre") == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_truncated_shard(damaged, tmp_path):
@@ -110,6 +121,7 @@ def test_a_changed_label(damaged, tmp_path):
     overwrite(shard, "label", 2)
     finished = launch("scratch", *TINY, f"data.path={damaged}", runs=tmp_path / "runs")
     refused(finished, shard.name, "not as it was written", "convert again")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -137,9 +149,25 @@ def test_a_learning_rate_that_explodes(sample, tmp_path):
     options = ("optim.lr=1e30", "optim.clip_norm=null", "optim.warmup_epochs=0")
     finished = launch("pretrain", *SHORT, *options, f"data.path={sample}", runs=tmp_path)
     refused(finished, "loss is", "at step", "reduce optim.lr")
+    assert_recorded(finished, tmp_path / "pretrain-small")
 
 
-def test_fp16_on_a_cpu(sample, tmp_path):
+def assert_recorded(finished: subprocess.CompletedProcess, run: Path) -> None:
+    """The run's only start is recorded as crashed, with the words that the user has read."""
+    start, end = read_lines(run / "attempts.jsonl")
+    assert (start["event"], end["event"], end["cause"]) == ("start", "end", "crashed")
+    assert end["message"].endswith(finished.stderr.strip().removeprefix("error: "))
+
+
+def test_fp16_on_a_cpu_is_refused_before_there_is_a_run(sample, tmp_path):
     options = ("engine.precision=fp16", "engine.device=cpu")
     finished = launch("pretrain", *SHORT, *options, f"data.path={sample}", runs=tmp_path)
+    refused(finished, "precision=fp16", "device=cpu", "use bf16 or fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fp16_where_only_the_job_finds_no_gpu(sample, tmp_path):
+    options = ("engine.precision=fp16", f"data.path={sample}")
+    finished = launch("pretrain", *SHORT, *options, runs=tmp_path, CUDA_VISIBLE_DEVICES="")
     refused(finished, "engine.precision=fp16", "use bf16 or fp32")
+    assert_recorded(finished, tmp_path / "pretrain-small")
