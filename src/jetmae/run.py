@@ -83,7 +83,7 @@ def main() -> int:
         join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size, timeout_s=2 * limit_s)
         with ExitStack() as held:
             complete = attempt(folder, experiment, world, own(folder, world, held))
-        world.agree()  # srun ends all ranks as soon as one has left, and rank 0 may still have had a line to write
+        world.agree()  # srun ends all ranks as soon as one has left, and rank 0 had the lease to give back
         reach("leave")
         leave_process_group()
     return 0 if complete else EXIT_STOPPED

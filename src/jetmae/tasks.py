@@ -153,7 +153,8 @@ class Reconstruct:
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[dict, dict[str, NDArray]]:
         """Metrics `loss` and `explained_variance` per channel; per jet and channel `sse`, `sum`, `sum_of_squares` over
-        the masked pixels, and their `count`, in the space of the loss; after `use_mean_image` also its `sse`."""
+        the masked pixels, and their `count`, in the space of the loss; after `use_mean_image` also the
+        `sse_of_mean_image`."""
         ids, sums = [], defaultdict(list)
         for batch in batches:
             batch, images_BCHW = self.scene.dense(batch, network)

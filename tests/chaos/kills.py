@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,18 +140,19 @@ def train(run: RunFolder, token: str, fire: Fire | None) -> list[int]:
         if pid:
             codes[pid] = os.waitstatus_to_exitcode(status)
         if any(codes.values()) or time.monotonic() > give_up_at_s:
-            kill([pid for pid in ranks if pid not in codes])
+            kill(ranks, ended=codes)
         elif time.monotonic() > strike_at_s:
-            kill([pid for pid in ranks[fire.rank : fire.rank + 1] if pid not in codes])
+            kill([ranks[fire.rank]], ended=codes)
             strike_at_s = float("inf")
         time.sleep(0.01)
     return [codes[pid] for pid in ranks]
 
 
-def kill(ranks: list[int]) -> None:
-    """They may have ended, but they are not yet waited for: their numbers are nobody else's."""
+def kill(ranks: list[int], *, ended: Container[int]) -> None:
+    """But for those that were waited for, whose numbers may be somebody else's."""
     for pid in ranks:
-        os.kill(pid, signal.SIGKILL)
+        if pid not in ended:
+            os.kill(pid, signal.SIGKILL)
 
 
 def fork_rank(run: RunFolder, rank: int, token: str, fire: Fire | None) -> int:

@@ -1,9 +1,11 @@
 """The cluster is what the tests of jetmae believe it to be: real machines, real signals, and gone when it should be."""
 
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +19,11 @@ from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.slow
 
-# Says which start this is and, in the first, each signal that comes; ends at once when it runs again.
+# Says which start this is and, in the first, each signal that comes and when; ends at once when it runs again.
 SIGNAL_REPORTER = """
-import os, signal
+import os, signal, time
 def report(number, frame):
-    print("got", signal.Signals(number).name, flush=True)
+    print("got", signal.Signals(number).name, "at", time.time(), flush=True)
 for number in (signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, report)
 restarts = os.environ.get("SLURM_RESTART_COUNT")
@@ -90,6 +92,8 @@ def test_accounting_tells_success_from_failure(cluster):
         job_id = cluster.submit(shell=command)
         cluster.wait_for(job_id, state)
         cluster.wait_for_accounting(job_id, [state])
+        code = "0:0" if state == "COMPLETED" else "3:0"
+        assert cluster.accounting(job_id, "State", "ExitCode") == [[state, code]]
 
 
 def test_waiting_for_a_job_that_failed_ends_at_once_with_its_output(cluster):
@@ -102,7 +106,10 @@ def test_preemption_sends_term_and_requeues(cluster, reporter):
     job_id = cluster.submit(reporter)
     cluster.wait_for_output(job_id, "restarts: None")
     preemptor_id = cluster.preempt(job_id)
-    assert "USR2" not in cluster.wait_for_output(job_id, "got SIGTERM")
+    began_at_s = time.time()
+    output = cluster.wait_for_output(job_id, "got SIGTERM")
+    assert "USR2" not in output
+    assert came_at_s(output, "SIGTERM") < began_at_s + 5  # not when the grace of 8 s is over
     cluster.wait_for(preemptor_id, "RUNNING")
     cluster.cancel(preemptor_id)
     cluster.wait_for(job_id, "COMPLETED")
@@ -132,8 +139,13 @@ def test_preemption_sends_the_user_signal_where_the_cluster_says_so(reporter):
         job_id = cluster.submit(reporter)
         cluster.wait_for_output(job_id, "restarts: None")
         cluster.preempt(job_id)
-        output = cluster.wait_for_output(job_id, "got SIGUSR2")
-        assert "TERM" not in output.partition("got SIGUSR2")[0]
+        output = cluster.wait_for_output(job_id, "got SIGTERM")
+        assert came_at_s(output, "SIGUSR2") < came_at_s(output, "SIGTERM") - 5  # which comes when the grace is over
+
+
+def came_at_s(output: str, name: str) -> float:
+    """When a signal came first, as the reporter says."""
+    return float(re.search(rf"got {name} at (\S+)", output)[1])
 
 
 def test_a_power_cut_ends_one_machine_and_requeues_its_job_elsewhere(cluster):

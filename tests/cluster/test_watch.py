@@ -112,6 +112,7 @@ def test_tensorboard_as_a_job_shows_the_runs_on_loopback(cluster, tmp_path):
     port = re.search(r"ssh -N -L (\d+):127\.0\.0\.1:\1 -J \S+ \S+@node\d$", printed, flags=re.MULTILINE)[1]
     wait_until(lambda: shown_runs(port) == ["one/.", "two/."], 60, lambda: f"both runs: {cluster.output(job_id)}")
     cluster.cancel(job_id)
+    assert shown_runs(port) == [], "TensorBoard outlives its job"
 
 
 def shown_runs(port: str) -> list[str]:

@@ -331,7 +331,7 @@ def cuttings(draw, lengths: dict[str, int]) -> tuple[int, dict[str, list[int]]]:
     return ranks, {name: [0, *sorted(draw(inner[name])), n] for name, n in lengths.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_cut_into_pieces_is_read_back_from_any_other(data):
     lengths = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(0, 20), min_size=1))
