@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from jetmae.checkpoint.checkpoints import Checkpoints, Identity
 from jetmae.checkpoint.store import CheckpointStore
+from jetmae.checkpoint.train_state import TrainState
 from jetmae.engine.backend import Backend, join_process_group
 from jetmae.engine.optim import parameter_groups
-from jetmae.engine.state import TrainState
 from jetmae.files import fsync
 from jetmae.model.mae import MaskedAutoencoder, reconstruction_loss
 from jetmae.runtime.rendezvous import meet

@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from jetmae.data.convert import convert
+from jetmae.data.convert.convert import convert
 from jetmae.data.shards import Manifest, SparseJets, write_shard
 
 SIDE, CHANNELS, TOWER_SIZE, HCAL = 125, 8, 5, 4

@@ -21,7 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from jetmae.data.convert import ConvertOptions
+from jetmae.data.convert.convert import ConvertOptions
 from jetmae.data.integrity import sha256_of
 from jetmae.data.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from jetmae.data.shards import JetDataset, SparseJets, write_shard

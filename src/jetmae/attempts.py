@@ -1,8 +1,8 @@
 """The two lines of an attempt in attempts.jsonl: as rank 0 writes them while the run lives, and as they are completed
 when it is over.
 
-What the ranks could not write is added by whoever started them, the batch shell (supervisor.py) or jobs/launch.py, or
-else by the next attempt. Their last words (runtime/last_words.py) become the message. Standard library only.
+What the ranks could not write is added by whoever started them, the batch shell (launch/supervisor.py) or the launcher,
+or else by the next attempt. Their last words (runtime/liveness/) become the message. Standard library only.
 """
 
 import os
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED, JetmaeError
 from jetmae.run_folder import WITHOUT_A_WORD, RunFolder, read_lines
-from jetmae.runtime.last_words import CAUSE, FOLLOWED, await_cause, words_of
+from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, await_cause, words_of
 from jetmae.runtime.preemption import StopRequest
-from jetmae.runtime.scheduler import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
+from jetmae.slurm.job import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
 
 if TYPE_CHECKING:
     from jetmae.runtime.world import World

@@ -21,7 +21,7 @@ from jetmae.errors import JetmaeError
 
 TASKS = ("pretrain", "finetune", "scratch", "probe")
 RANDOM = "random"  # probe only: init_from=random is the control without pretraining
-PRESETS = Path(__file__).resolve().parents[2] / "configs"
+PRESETS = Path(__file__).resolve().parent / "presets"
 
 
 class Section(BaseModel):

@@ -11,8 +11,8 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from jetmae.run_folder import RunFolder
+from jetmae.runtime.liveness.watchdog import start_watchdog
 from jetmae.runtime.preemption import StopRequest
-from jetmae.runtime.watchdog import start_watchdog
 
 STOP_REQUEST = StopRequest()
 
@@ -40,6 +40,7 @@ from torch import nn  # noqa: E402
 from jetmae.attempts import attempt_lines, cause_of_this_stop  # noqa: E402
 from jetmae.checkpoint.checkpoints import Checkpoints, Identity  # noqa: E402
 from jetmae.checkpoint.store import CheckpointStore  # noqa: E402
+from jetmae.checkpoint.train_state import TrainState  # noqa: E402
 from jetmae.config import RANDOM, Experiment, fingerprint_of, read_experiment  # noqa: E402
 from jetmae.data.images import ImageMaker  # noqa: E402
 from jetmae.data.integrity import check_hashes, data_fingerprint  # noqa: E402
@@ -51,19 +52,18 @@ from jetmae.engine.backend import Backend, join_process_group, leave_process_gro
 from jetmae.engine.ema import MovingAverage  # noqa: E402
 from jetmae.engine.loop import Fit, Intervals  # noqa: E402
 from jetmae.engine.optim import Schedule  # noqa: E402
-from jetmae.engine.state import TrainState  # noqa: E402
+from jetmae.engine.pictures import contact_sheet  # noqa: E402
+from jetmae.engine.recorder import Recorder  # noqa: E402
 from jetmae.errors import EXIT_STOPPED, exit_with_one_line, leave_at_once  # noqa: E402
 from jetmae.files import await_listed, write_text, written_aside  # noqa: E402
 from jetmae.plan import make_plan, normalisation_of_split  # noqa: E402
-from jetmae.report.pictures import contact_sheet  # noqa: E402
-from jetmae.report.sinks import Recorder  # noqa: E402
 from jetmae.run_folder import append_line  # noqa: E402
-from jetmae.runtime.last_words import last_words  # noqa: E402
 from jetmae.runtime.lease import Lease, held_lease  # noqa: E402
-from jetmae.runtime.phases import START_LIMIT_S, reach, set_limit, still_here, told  # noqa: E402
+from jetmae.runtime.liveness.last_words import last_words  # noqa: E402
+from jetmae.runtime.liveness.phases import START_LIMIT_S, reach, set_limit, still_here, told  # noqa: E402
 from jetmae.runtime.rendezvous import meet  # noqa: E402
 from jetmae.runtime.world import World, world_from_environment  # noqa: E402
-from jetmae.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
+from jetmae.tasks.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
 from jetmae.weights import WeightsInfo, check_fits, load_encoder, read_weights, write_weights  # noqa: E402
 
 PICTURED_JETS = 128  # of a split, for the mean image

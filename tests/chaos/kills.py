@@ -1,8 +1,9 @@
 """Ranks that die at named places and at random times: nothing that was committed is lost, and no bit differs.
 
-Two ranks train a tiny run under DeepSpeed. One of them is killed by SIGKILL, at a phase of its life (runtime/phases.py)
-or at a random moment; the other is killed soon after, as Slurm does it. The run is started again and killed again,
-until it is complete; then it is compared with a run that nobody has disturbed. Everything follows from a seed.
+Two ranks train a tiny run under DeepSpeed. One of them is killed by SIGKILL, at a phase of its life
+(runtime/liveness/phases.py) or at a random moment; the other is killed soon after, as Slurm does it. The run is started
+again and killed again, until it is complete; then it is compared with a run that nobody has disturbed. Everything
+follows from a seed.
 
 Ranks are forked from a process that has imported everything: a start costs a second instead of six.
 """
@@ -19,9 +20,9 @@ from pathlib import Path
 
 from jetmae.attempts import complete_record, said_cause
 from jetmae.config import load_experiment
-from jetmae.frozen import freeze
+from jetmae.launch.freeze import freeze
+from jetmae.launch.local_processes import rank_environment
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime.local_processes import rank_environment
 from tests.conftest import TINY, TINY_DECODER
 
 RANKS = 2
@@ -158,7 +159,7 @@ def kill(ranks: list[int], *, ended: Container[int]) -> None:
 def fork_rank(run: RunFolder, rank: int, token: str, fire: Fire | None) -> int:
     """A process that becomes a rank, as `python -m jetmae.run` does it after its imports."""
     import jetmae.run as program
-    from jetmae.runtime.watchdog import start_watchdog
+    from jetmae.runtime.liveness.watchdog import start_watchdog
 
     if pid := os.fork():
         return pid

@@ -8,7 +8,7 @@ import torch
 from jetmae.checkpoint.checkpoints import Checkpoints, Identity
 from jetmae.checkpoint.pieces import Piece
 from jetmae.checkpoint.store import CheckpointStore
-from jetmae.engine.state import TrainState
+from jetmae.checkpoint.train_state import TrainState
 from jetmae.runtime.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jetmae.report import sinks
+from jetmae.engine import recorder as sinks
 from jetmae.run_folder import read_lines
 from tests.chaos.crash_states import check, explore, scratch
 from tests.chaos.disk import Disk, Flush, Make, Remove, Rename, Truncate, Write

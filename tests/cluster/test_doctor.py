@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
 
-import doctor
 import pytest
-import submission
 
+from jetmae.cli import doctor
 from jetmae.doctor import cluster as checks
 from jetmae.doctor import machine, results
 from jetmae.doctor.job import Outcome, read_results
 from jetmae.doctor.ranks import Ask, ranks_listed
-from jetmae.doctor.slurm_facts import ask_cluster
 from jetmae.doctor.verdict import Verdict
+from jetmae.launch import submission
+from jetmae.slurm.cluster_facts import ask_cluster
 from tests.cluster.processes import descendants, wait_until
 from tests.conftest import type_command
 

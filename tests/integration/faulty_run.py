@@ -12,7 +12,7 @@ import torch
 
 from jetmae import run
 from jetmae.engine.loop import Fit
-from jetmae.tasks import Reconstruct
+from jetmae.tasks.tasks import Reconstruct
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from jetmae.runtime.local_processes import rank_environment
+from jetmae.launch.local_processes import rank_environment
 from tests.conftest import PROJECT
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from jetmae.attempts import complete_record, end_silent_attempt, said_cause
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime import last_words
-from jetmae.runtime.last_words import CAUSE, FOLLOWED, Speaker
+from jetmae.runtime.liveness import last_words
+from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, Speaker
 
 PLACE = {"start_token": "abc"}
 

@@ -19,7 +19,7 @@ from jetmae.checkpoint import checkpoints as module
 from jetmae.checkpoint.checkpoints import MAX_FAILED_SAVES, Checkpoints, Identity
 from jetmae.checkpoint.pieces import Piece, StateImage, read_pieces
 from jetmae.checkpoint.store import CheckpointStore, TakenOver, write_file
-from jetmae.engine.state import TrainState
+from jetmae.checkpoint.train_state import TrainState
 from jetmae.errors import JetmaeError
 from tests.chaos.small_run import IDENTITY, Lease, SmallBackend, make_checkpoints, state_of
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from source_files import HCAL, LAYOUTS, Truth, boosted_top, channels_last, labelled, make_truth, ours
 
-from jetmae.data import convert as convert_module
-from jetmae.data import hdf5_source
-from jetmae.data.convert import ConvertOptions, convert
-from jetmae.data.division import divide, parse_source
+from jetmae.data.convert import convert as convert_module
+from jetmae.data.convert import hdf5_source
+from jetmae.data.convert.convert import ConvertOptions, convert
+from jetmae.data.convert.division import divide, parse_source
+from jetmae.data.convert.source import SourceOptions, open_source
 from jetmae.data.inspect import verify_dataset
 from jetmae.data.shards import JetDataset, read_manifest
-from jetmae.data.sources import SourceOptions, open_source
 from jetmae.data.sparse import densify
 from jetmae.errors import DataError, JetmaeError
 

@@ -16,7 +16,9 @@ from jetmae.doctor import cluster, machine, results, storage
 from jetmae.doctor.dataset import check_dataset
 from jetmae.doctor.job import Outcome, log_tail, read_results
 from jetmae.doctor.ranks import Ask
-from jetmae.doctor.slurm_facts import (
+from jetmae.doctor.verdict import Verdict, exit_code
+from jetmae.files import write_json
+from jetmae.slurm.cluster_facts import (
     ClusterFacts,
     gpus_of,
     mebibytes_of,
@@ -25,8 +27,6 @@ from jetmae.doctor.slurm_facts import (
     parse_records,
     seconds_of,
 )
-from jetmae.doctor.verdict import Verdict, exit_code
-from jetmae.files import write_json
 from tests.conftest import PROJECT
 from tests.unit.test_shards import random_images, write_dataset
 

@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from jetmae.errors import JetmaeError
-from jetmae.runtime import phases
-from jetmae.runtime.failpoints import failpoints_of
-from jetmae.runtime.phases import reach, told
+from jetmae.runtime.liveness import phases
+from jetmae.runtime.liveness.failpoints import failpoints_of
+from jetmae.runtime.liveness.phases import reach, told
 
 
 @pytest.fixture

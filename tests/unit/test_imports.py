@@ -13,9 +13,9 @@ SOURCE = PROJECT / "src" / "jetmae"
 OWNERS = {
     "deepspeed": {"engine/backend.py"},
     "timm": {"model/timm_blocks.py"},
-    "pythia8mc": {"data/simulate.py", "data/collisions.py"},
-    "tensorboard": {"report/sinks.py"},
-    "pyarrow": {"data/parquet_source.py"},
+    "pythia8mc": {"data/simulation/simulate.py", "data/simulation/collisions.py"},
+    "tensorboard": {"engine/recorder.py"},
+    "pyarrow": {"data/convert/parquet_source.py"},
 }
 LOWEST = ("data", "model", "runtime")  # these never import each other, the loop, the tasks, or the run
 FOUNDATION = {"errors", "files", "randomness", "config", "run_folder"}
@@ -53,7 +53,7 @@ def test_lowest_layers_stand_on_the_foundation_alone():
 
 def test_configuration_reaches_no_further_down_than_tasks_and_run():
     users = {file for file, names in files().items() if "jetmae.config" in names}
-    assert users == {"frozen.py", "plan.py", "run.py", "tasks.py"}
+    assert users == {"launch/freeze.py", "plan.py", "run.py", "tasks/tasks.py"}
 
 
 @pytest.mark.parametrize("script", ["launch.py", "data.py", "runs.py", "doctor.py"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from source_files import HCAL, Truth, make_truth, ours
 
-from jetmae.data.convert import ConvertOptions, convert
+from jetmae.data.convert.convert import ConvertOptions, convert
 from jetmae.data.inspect import channel_statistics, dataset_statistics, example_ids, verify_dataset
 from jetmae.data.manifest import read_manifest, write_manifest
 from jetmae.data.shards import JetDataset, SparseJets, write_shard

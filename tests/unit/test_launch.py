@@ -4,13 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-import launch
 import pytest
-import submission
 
+from jetmae.cli import launch
 from jetmae.errors import JetmaeError
+from jetmae.launch import submission
 from jetmae.run_folder import RunFolder
-from jetmae.watch import slurm_jobs
+from jetmae.slurm import queue as slurm_jobs
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from jetmae.run_folder import WITHOUT_A_WORD, RunFolder
+from jetmae.slurm.queue import JobStart
 from jetmae.watch.ledger import Ledger, make_ledger
 from jetmae.watch.parts import NAMES, Parts
-from jetmae.watch.slurm_jobs import JobStart
 from tests.conftest import type_command
 from tests.unit.run_records import end, restore, save, start, steps, write_lines
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from jetmae.report import metrics
+from jetmae import metrics
 
 # Few distinct values, so that ties are the rule; without `fill`, which would make most arrays nearly constant.
 TIED_SCORES = arrays.arrays(np.float64, 30, elements=st.integers(0, 20).map(lambda n: n / 20), fill=st.nothing())

@@ -7,7 +7,7 @@ import pytest
 from source_files import Truth, make_truth, ours
 
 from jetmae.data import normalisation
-from jetmae.data.convert import ConvertOptions, convert
+from jetmae.data.convert.convert import ConvertOptions, convert
 from jetmae.data.normalisation import TRANSFORMS, Moments, constants_of_split, transform_values
 from jetmae.data.shards import JetDataset, read_manifest
 

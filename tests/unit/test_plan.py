@@ -6,7 +6,7 @@ import pytest
 from source_files import make_truth, ours
 
 from jetmae.config import load_experiment
-from jetmae.data.convert import convert
+from jetmae.data.convert.convert import convert
 from jetmae.plan import make_plan
 
 

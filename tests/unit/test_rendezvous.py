@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jetmae.errors import JetmaeError, PassingFault
+from jetmae.launch.train_job import rank_environment
 from jetmae.runtime import rendezvous
-from jetmae.runtime.train_job import rank_environment
 
 
 def meet_all(folder, size: int, devices: dict[int, str] | None = None) -> list:

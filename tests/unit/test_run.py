@@ -14,7 +14,7 @@ from jetmae.config import Experiment, load_experiment
 from jetmae.model.patches import patchify, unpatchify
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.world import World
-from jetmae.tasks import evenly_spaced
+from jetmae.tasks.tasks import evenly_spaced
 from tests.conftest import TINY, TINY_DECODER
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jetmae.errors import JetmaeError
 from jetmae.files import written_aside
-from jetmae.frozen import write_launch_record
+from jetmae.launch.freeze import write_launch_record
 from jetmae.run_folder import RunFolder, append_line, find_run, new_run, read_lines
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetmae.data import detector, simulate
-from jetmae.data.detector import Helix, Particles, Window, round_mantissa
+from jetmae.data.simulation import detector, simulate
+from jetmae.data.simulation.detector import Helix, Particles, Window, round_mantissa
 from jetmae.errors import JetmaeError
 
 SAMPLE = Path(__file__).parents[2] / "sample"

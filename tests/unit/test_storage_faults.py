@@ -18,10 +18,10 @@ from jetmae import files
 from jetmae.checkpoint.checkpoints import MAX_FAILED_SAVES, Checkpoints, Identity
 from jetmae.checkpoint.pieces import Piece
 from jetmae.checkpoint.store import CheckpointStore, TakenOver
-from jetmae.engine.state import TrainState
+from jetmae.checkpoint.train_state import TrainState
+from jetmae.engine.recorder import Recorder
 from jetmae.errors import JetmaeError, PassingFault, exit_with_one_line
 from jetmae.files import NotVisible, await_listed
-from jetmae.report.sinks import Recorder
 from jetmae.run_folder import append_line, read_lines
 from jetmae.runtime.lease import Lease, acquire
 from jetmae.runtime.world import World

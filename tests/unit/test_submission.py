@@ -4,9 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import submission
 
 from jetmae.errors import JetmaeError
+from jetmae.launch import submission
 
 PAYLOADS = (
     *("$(touch MARK)", "`touch MARK`", "; touch MARK", "x; touch MARK", "x && touch MARK", "x || touch MARK"),

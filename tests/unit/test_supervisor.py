@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jetmae import supervisor
 from jetmae.errors import EXIT_BUSY, JetmaeError
+from jetmae.launch import supervisor
+from jetmae.launch.supervisor import Ending, cause_of, comes_back
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime import last_words
-from jetmae.runtime.last_words import CAUSE, Speaker
-from jetmae.runtime.scheduler import cause_of_stop, job_facts
-from jetmae.supervisor import Ending, cause_of, comes_back
+from jetmae.runtime.liveness import last_words
+from jetmae.runtime.liveness.last_words import CAUSE, Speaker
+from jetmae.slurm.job import cause_of_stop, job_facts
 from tests.conftest import PROJECT
 
 RUNNING = {"JobState": "RUNNING", "Restarts": "0"}
@@ -185,7 +185,7 @@ def test_a_rank_that_fails_on_its_way_out_does_not_make_a_complete_run_a_failure
 def test_the_batch_shell_needs_no_installed_package():
     """It works in the seconds before a node is taken away. -S leaves the standard library alone."""
     code = (
-        "from pathlib import Path; from jetmae import supervisor; from jetmae.attempts import changed_shards_of;"
+        "from pathlib import Path; from jetmae.launch import supervisor; from jetmae.attempts import changed_shards_of;"
         "assert changed_shards_of(supervisor.RunFolder(Path('.'))) == []"
     )
     subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(PROJECT / "src")}, check=True)
@@ -193,6 +193,6 @@ def test_the_batch_shell_needs_no_installed_package():
 
 def test_facts_are_read_from_scontrols_line(monkeypatch):
     line = "JobId=5 JobName=a b Restarts=2 JobState=RUNNING TRES=cpu=4,node=2 EndTime=2026-01-01T12:00:00"
-    monkeypatch.setattr("jetmae.runtime.scheduler.ask", lambda *_: line)
+    monkeypatch.setattr("jetmae.slurm.job.ask", lambda *_: line)
     facts = job_facts("5")
     assert (facts["Restarts"], facts["JobState"], facts["EndTime"]) == ("2", "RUNNING", "2026-01-01T12:00:00")

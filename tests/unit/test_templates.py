@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import submission
 
+from jetmae.launch import submission
 from tests.conftest import PROJECT, TINY, succeed
 
 TEMPLATES = sorted((PROJECT / "slurm").iterdir())
@@ -51,7 +51,7 @@ def test_every_option_of_the_launcher_is_in_the_template(tmp_path, name):
 
 def test_srun_and_what_follows_it_are_the_launchers(tmp_path):
     launched = submission.script([tmp_path], submission.Resources(), name="run")
-    for text in ("--kill-on-bad-exit=1", "--wait=60", "trap : TERM USR2", "jetmae.supervisor"):
+    for text in ("--kill-on-bad-exit=1", "--wait=60", "trap : TERM USR2", "jetmae.launch.supervisor"):
         assert text in launched
         assert text in template("train.sbatch")
 

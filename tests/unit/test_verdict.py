@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats  # scikit-learn, of the extra `test`, brings it
 
-from jetmae.report.metrics import Measurement
+from jetmae.metrics import Measurement
 from jetmae.report.verdict import STUDENT_95, mean_difference, sentence
 
 NUM_EXPERIMENTS = 2000

@@ -11,11 +11,12 @@ import pytest
 from jetmae.errors import JetmaeError
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import held_lease
-from jetmae.watch import slurm_jobs, status
+from jetmae.slurm import queue as slurm_jobs
+from jetmae.slurm.queue import JobStart, QueuedJob
+from jetmae.watch import status
 from jetmae.watch.board import command, named, ssh_line
 from jetmae.watch.logs import Reader, follow, log_files
 from jetmae.watch.records import readable_lines
-from jetmae.watch.slurm_jobs import JobStart, QueuedJob
 from jetmae.watch.status import queue_for, status_of
 from tests.conftest import PROJECT, type_command
 from tests.unit.run_records import end, start, steps, write_lines

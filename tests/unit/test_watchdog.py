@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 from jetmae.errors import JetmaeError
-from jetmae.runtime import phases, watchdog
-from jetmae.runtime.last_words import CAUSE, FOLLOWED, Speaker, last_words, words_of
-from jetmae.runtime.phases import Post
-from jetmae.runtime.watchdog import Finding, Rank, guard
+from jetmae.runtime.liveness import phases, watchdog
+from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, Speaker, last_words, words_of
+from jetmae.runtime.liveness.phases import Post
+from jetmae.runtime.liveness.watchdog import Finding, Rank, guard
 
 HANG_S = 60  # longer than any of these tests may take
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from jetmae.runtime import phases, watchdog
-from jetmae.runtime.last_words import last_words
+from jetmae.runtime.liveness import phases
+from jetmae.runtime.liveness import watchdog
+from jetmae.runtime.liveness.last_words import last_words
 
 logs = Path(sys.argv[1])
 watchdog.start_watchdog(logs)

@@ -19,13 +19,13 @@ from typing import TypeVar
 
 from jetmae.checkpoint.pieces import StateImage, read_pieces
 from jetmae.checkpoint.store import MANIFEST, CheckpointStore, Fingerprint, TakenOver, damage_behind, write_file
+from jetmae.checkpoint.train_state import TrainState
 from jetmae.engine.backend import Backend
 from jetmae.engine.ema import MovingAverage
-from jetmae.engine.state import TrainState
 from jetmae.errors import JetmaeError
 from jetmae.files import await_listed, cannot_write, refresh
 from jetmae.runtime.lease import Lease
-from jetmae.runtime.phases import reach, still_here
+from jetmae.runtime.liveness.phases import reach, still_here
 from jetmae.runtime.world import World
 
 T = TypeVar("T")

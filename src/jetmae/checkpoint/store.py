@@ -23,7 +23,7 @@ import xxhash
 
 from jetmae.errors import JetmaeError, PassingFault
 from jetmae.files import await_listed, fsync, make_lasting, write_text
-from jetmae.runtime.phases import reach, still_here
+from jetmae.runtime.liveness.phases import reach, still_here
 
 MANIFEST = "manifest.json"
 FORMAT = "jetmae-checkpoint-1"

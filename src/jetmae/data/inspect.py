@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from jetmae.data.integrity import wrong_hash
 from jetmae.data.manifest import Manifest, ShardEntry, read_manifest
 from jetmae.data.normalisation import ThinnedSample, stored_values_of, values_by_channel
-from jetmae.data.progress import Progress
 from jetmae.data.shards import JetDataset, Shard, SparseJets
 from jetmae.data.sparse import densify, image_of_value
 from jetmae.errors import DataError
 from jetmae.files import make_folder
+from jetmae.progress import Progress
 
 MAX_LINES_PER_KIND = 20  # of one shard: a file full of NaN needs no million lines
 EXAMPLE_JETS = 8

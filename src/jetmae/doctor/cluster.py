@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jetmae.doctor.slurm_facts import (
+from jetmae.doctor.verdict import Verdict, failed, ok, warning
+from jetmae.slurm.cluster_facts import (
     ClusterFacts,
     Record,
     gpus_of,
@@ -16,8 +17,7 @@ from jetmae.doctor.slurm_facts import (
     number_of,
     seconds_of,
 )
-from jetmae.doctor.verdict import Verdict, failed, ok, warning
-from jetmae.runtime.scheduler import QUESTION_TIMEOUT_S
+from jetmae.slurm.job import QUESTION_TIMEOUT_S
 
 STEP_ALLOWANCE_S = 2.0  # what a step and the agreement to stop may take, on top of the save
 SIGNAL_GRAIN_S = 60.0  # Slurm may send the signal before the time limit so much too early

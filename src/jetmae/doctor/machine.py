@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from jetmae.doctor.verdict import Verdict, failed, ok, warning
-from jetmae.runtime.scheduler import ask
+from jetmae.slurm.job import ask
 
 MIN_PYTHON = (3, 11)
 IMPORT_TIMEOUT_S = 300.0

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from jetmae.doctor.machine import shared_memory_mib
 from jetmae.files import write_json
-from jetmae.runtime.scheduler import ask, job_id
-from jetmae.runtime.train_job import rank_environment
+from jetmae.launch.train_job import rank_environment
+from jetmae.slurm.job import ask, job_id
 
 POLL_S = 0.1
 SPEED_WINDOW_S = 1.0

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from jetmae.checkpoint.checkpoints import Checkpoints
+from jetmae.checkpoint.train_state import TrainState
 from jetmae.data.loader import Batch, Prefetched
 from jetmae.engine.backend import Backend, StepResult
 from jetmae.engine.ema import MovingAverage
 from jetmae.engine.guard import NAMED_JETS, check_replicas, is_sound, suspects
 from jetmae.engine.optim import Schedule
-from jetmae.engine.state import TrainState
+from jetmae.engine.recorder import Recorder
 from jetmae.errors import JetmaeError
-from jetmae.report.sinks import Recorder
-from jetmae.runtime.phases import reach
+from jetmae.runtime.liveness.phases import reach
 from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.world import Stopped, World
 

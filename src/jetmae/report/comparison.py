@@ -11,9 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from jetmae.report import metrics
+from jetmae import metrics
+from jetmae.metrics import UNKNOWN, ChannelMeasurement, Measurement
 from jetmae.report.controls import control_of
-from jetmae.report.metrics import UNKNOWN, ChannelMeasurement, Measurement
 from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
 
 MISSING = "\N{EN DASH}"

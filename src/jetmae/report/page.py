@@ -17,9 +17,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from jetmae import metrics
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, written_aside
-from jetmae.report import metrics, plots
+from jetmae.report import plots
 from jetmae.report.comparison import (
     MISSING,
     Row,

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from jetmae.report import metrics
-from jetmae.report.metrics import Measurement
+from jetmae import metrics
+from jetmae.metrics import Measurement
 from jetmae.report.run_reader import Predictions, Reconstruction, Run
 
 KIND_COLOUR = {

@@ -22,9 +22,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from jetmae.metrics import Measurement
 from jetmae.report.comparison import auc_difference, compare, format_measurement
 from jetmae.report.controls import CONTROL, control_of, recipe_of, why_no_control
-from jetmae.report.metrics import Measurement
 from jetmae.report.run_reader import Predictions, Run
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; the last stands for more, a little too wide.

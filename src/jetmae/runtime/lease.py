@@ -33,8 +33,8 @@ from pathlib import Path
 
 from jetmae.errors import FolderBusy
 from jetmae.files import refresh, write_json
-from jetmae.runtime.phases import reach
-from jetmae.runtime.scheduler import job_id, restart_count
+from jetmae.runtime.liveness.phases import reach
+from jetmae.slurm.job import job_id, restart_count
 
 LEASE_S = 30.0
 POLL_S = 0.5

@@ -15,9 +15,9 @@ Where the records are silent:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from jetmae.slurm.queue import JobStart
 from jetmae.watch.breakdown import Course, Span, breakdown
 from jetmae.watch.parts import Parts
-from jetmae.watch.slurm_jobs import JobStart
 from jetmae.watch.trace import Trace, traces_of, typical_step_s
 
 CLOCK_SKEW_S = 2.0  # between the node that writes a record and the controller

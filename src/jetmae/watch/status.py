@@ -9,9 +9,9 @@ from datetime import datetime
 
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import is_trained_here
+from jetmae.slurm.queue import QueuedJob, queue_of, starts_of
 from jetmae.watch.ledger import Ledger, make_ledger
 from jetmae.watch.records import read_object, readable_lines
-from jetmae.watch.slurm_jobs import QueuedJob, queue_of, starts_of
 
 TAIL_BYTES = 64 * 1024
 RECENT_LINES = 50  # of one attempt, for the present speed

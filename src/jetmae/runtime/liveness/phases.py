@@ -1,8 +1,8 @@
 """Where a rank is in its life.
 
-`reach("step: fetch")` says that this rank has come to a place that has a name. Its watchdog (runtime/watchdog.py) reads
+`reach("step: fetch")` says that this rank has come to a place that has a name. Its watchdog (watchdog.py) reads
 that from shared memory and takes it for a sign of life; without a watchdog nobody reads it. It is also where the chaos
-tests strike (runtime/failpoints.py). A call costs half a microsecond.
+tests strike (failpoints.py). A call costs half a microsecond.
 
 Only the main thread tells the watchdog: a rank lives as long as its main thread gets on, and another thread that hangs,
 such as one that writes a checkpoint, is noticed when the main thread waits for it. Failpoints strike in every thread.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
-from jetmae.runtime.failpoints import Failpoint, failpoints_of
+from jetmae.runtime.liveness.failpoints import Failpoint, failpoints_of
 
 T = TypeVar("T")
 START_LIMIT_S = 600.0  # without a sign of life, before the first step; the rendezvous gives up by itself after 300

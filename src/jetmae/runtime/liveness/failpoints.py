@@ -2,7 +2,7 @@
 
     JETMAE_FAILPOINTS="save: commit@rank1#3=kill; step: fetch=sleep=0.5"
 
-A failpoint is PHASE[@rankR][#N]=ACTION. When rank R, or else any rank, reaches the phase (runtime/phases.py) for the
+A failpoint is PHASE[@rankR][#N]=ACTION. When rank R, or else any rank, reaches the phase (phases.py) for the
 N-th time, or else each time, its process
 
     kill, stop, term   sends itself SIGKILL, SIGSTOP, SIGTERM

@@ -209,7 +209,7 @@ def pile_up_events(num_events: int, seed: int) -> list[np.ndarray]:
 
 
 def particle_rows(event: Any) -> np.ndarray:
-    """What may meet the detector, as a table float64 (N, 9) with `jetmae.data.detector.PARTICLE_COLUMNS`."""
+    """What may meet the detector, as a table float64 (N, 9) with `jetmae.data.simulation.detector.PARTICLE_COLUMNS`."""
     rows = np.array(
         [
             (p.id(), p.charge(), p.px(), p.py(), p.pz(), p.e(), p.xProd(), p.yProd(), p.zProd())

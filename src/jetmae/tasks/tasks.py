@@ -26,11 +26,11 @@ from jetmae.config import Experiment
 from jetmae.data.images import ImageMaker
 from jetmae.data.loader import Batch
 from jetmae.engine.optim import parameter_groups
+from jetmae.metrics import accuracy, auc, explained_variance
 from jetmae.model.classifier import Classifier, LinearProbe
 from jetmae.model.mae import MaskedAutoencoder, normalised_patches, reconstruction_loss
 from jetmae.model.patches import channel_first, channel_last, patchify, unpatchify
 from jetmae.model.vit import Encoder, drop_paths, set_drop_path_noise
-from jetmae.report.metrics import accuracy, auc, explained_variance
 from jetmae.runtime.world import World
 
 EXAMPLE_JETS = 4  # of the pictured ones, kept one by one for the report

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jetmae.data.sources import (
+from jetmae.data.convert.source import (
     BLOCK_JETS,
     IMAGE_NAMES,
     LABEL_NAMES,

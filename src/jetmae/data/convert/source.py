@@ -99,9 +99,9 @@ def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
             " check the path"
         ) from error
     if magic == b"\x89HDF\r\n\x1a\n":
-        from jetmae.data.hdf5_source import open_hdf5 as open_format
+        from jetmae.data.convert.hdf5_source import open_hdf5 as open_format
     elif magic[:4] == b"PAR1":
-        from jetmae.data.parquet_source import open_parquet as open_format
+        from jetmae.data.convert.parquet_source import open_parquet as open_format
     else:
         raise DataError(
             f"source {path} begins with {magic!r}: expected HDF5 or Parquet; if it is an archive, unpack it first"

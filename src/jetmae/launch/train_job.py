@@ -45,5 +45,5 @@ def rank_environment(slurm: os._Environ | dict[str, str]) -> dict[str, str]:
     }
 
 
-if __name__ == "__main__":  # python -m jetmae.runtime.train_job RUN_DIR: the sbatch templates do without submitit
+if __name__ == "__main__":  # python -m jetmae.launch.train_job RUN_DIR: the sbatch templates do without submitit
     TrainJob(Path(sys.argv[1]))()

@@ -6,7 +6,7 @@ None always means: no answer, whatever the reason. It never means that there is 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jetmae.runtime.scheduler import ask
+from jetmae.slurm.job import ask
 
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED"}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jetmae.data.sources import SourceOptions, SourcePart, open_source
+from jetmae.data.convert.source import SourceOptions, SourcePart, open_source
 from jetmae.errors import DataError
 
 DIVISION = ("train", "validation", "test")

@@ -27,10 +27,10 @@ import h5py
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 
-from jetmae.data import collisions, detector
-from jetmae.data.progress import Progress
+from jetmae.data.simulation import collisions, detector
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, written_aside
+from jetmae.progress import Progress
 
 FORMAT, FORMAT_VERSION = "jetmae-source", 1
 # Class names in label order: the signal is 1.

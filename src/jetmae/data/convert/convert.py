@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jetmae.data.compare import compare_with_sources
-from jetmae.data.division import PlannedPart, make_plan
+from jetmae.data.convert.compare import compare_with_sources
+from jetmae.data.convert.division import PlannedPart, make_plan
+from jetmae.data.convert.output import built_aside, refuse_existing
+from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.integrity import sha256_of
 from jetmae.data.manifest import Manifest, ShardEntry, write_manifest
 from jetmae.data.normalisation import constants_of_split
-from jetmae.data.output import built_aside, refuse_existing
-from jetmae.data.progress import Progress
 from jetmae.data.shards import MAX_PLACES, Shard, SparseJets, check_labels, write_shard
-from jetmae.data.sources import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.sparse import concatenate, constant_towers, sparsify, store_per_tower, take, tower_grid, without_zeros
 from jetmae.errors import DataError, JetmaeError
+from jetmae.progress import Progress
 
 MAX_SHARD_VALUES = 40_000_000  # 240 MB held per split while a shard fills; dense images reach it before jets_per_shard
 BYTES_PER_VALUE, BYTES_PER_JET = 6, 64

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetmae.data.manifest import Manifest
-from jetmae.data.progress import Progress
 from jetmae.data.shards import JetDataset, SparseJets
 from jetmae.data.sparse import densify
 from jetmae.errors import DataError
+from jetmae.progress import Progress
 
 COLUMNS = {"label": "label_N", "mass_gev": "mass_N", "pt_gev": "pt_N"}
 

@@ -4,7 +4,7 @@ The rank starts its watchdog before it imports anything heavy. A thread could no
 interpreter's lock, or is stopped, runs no other thread either. The two share
 
     a pipe            the watchdog's standard input; it ends when the rank has ended, however that came about
-    the rank's post   memory with its place and time limit (runtime/phases.py)
+    the rank's post   memory with its place and time limit (runtime/liveness/phases.py)
     the stacks        memory into which faulthandler writes the stacks of all threads when the watchdog asks for them by
                       STACKS_SIGNAL, or when the rank dies of a bus error or the like. Neither needs the interpreter
 
@@ -12,7 +12,7 @@ The watchdog is born with all signals blocked, since Slurm sends its signals to 
 
 The guilty one goes first. When a rank has shown no sign of life for the limit of its phase, the watchdog looks at its
 main thread. One that waits for its peers in a collective is given as long again, in which the watchdog of the rank it
-waits for has ended that one, and with it the job: srun --kill-on-bad-exit or runtime/local_processes.py sees to that.
+waits for has ended that one, and with it the job: srun --kill-on-bad-exit or launch/local_processes.py sees to that.
 Anyone else, so also a rank that is stopped or does not answer, is killed at once; SIGTERM is what a rank that hangs
 cannot hear. A rank that dies without a word, of SIGKILL say, gets its last words from its watchdog too.
 
@@ -32,9 +32,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.runtime import phases
-from jetmae.runtime.last_words import CAUSE, FOLLOWED, Speaker, is_waiting, one_line, this_rank, words_of
-from jetmae.runtime.phases import Post
+from jetmae.runtime.liveness import phases
+from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, Speaker, is_waiting, one_line, this_rank, words_of
+from jetmae.runtime.liveness.phases import Post
 
 STACKS_SIGNAL = signal.SIGRTMIN + 5  # USR1 is NCCL's; USR2, TERM and CONT are Slurm's; QUIT is the terminal's
 POLL_S = 0.5
@@ -57,8 +57,8 @@ def start_watchdog(logs: Path) -> None:
     faulthandler.register(STACKS_SIGNAL, stacks)
     speaker = this_rank(logs)
     known = (os.getpid(), threading.get_ident(), post, stacks, logs, speaker.start, speaker.rank)
-    command = [sys.executable, "-S", "-m", "jetmae.runtime.watchdog", *map(str, known)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # -S: it has no site-packages
+    command = [sys.executable, "-S", "-m", "jetmae.runtime.liveness.watchdog", *map(str, known)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}  # -S: it has no site-packages
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         _watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment,

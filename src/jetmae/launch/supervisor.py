@@ -1,6 +1,6 @@
 """After all ranks have ended: what happened, and does the job come back?
 
-    python -m jetmae.supervisor RUN_DIR... EXIT_CODE
+    python -m jetmae.launch.supervisor RUN_DIR... EXIT_CODE
 
 runs in the batch shell of a Slurm job, behind srun; of an array, each element looks after the run of its own index.
 It completes attempts.jsonl where the ranks died too fast to do so, and requeues the job within its budget. Preemptions
@@ -22,7 +22,7 @@ from typing import TypeVar
 from jetmae.attempts import complete_record, said_cause
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, JetmaeError, exit_with_one_line
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime.scheduler import (
+from jetmae.slurm.job import (
     ask,
     cause_of_stop,
     is_taken_away,
@@ -105,7 +105,7 @@ def requeue_job(job: str) -> None:
 
 
 def start_of(job: str, restarts: int) -> str:
-    """The token of this start as its ranks have made it (runtime/train_job.py), whichever step they were."""
+    """The token of this start as its ranks have made it (launch/train_job.py), whichever step they were."""
     return f"{os.environ.get('SLURM_JOB_ID', job)}.{restarts}.*"
 
 

@@ -17,9 +17,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jetmae.errors import JetmaeError
-from jetmae.runtime.train_job import CommandJob, TrainJob
+from jetmae.launch.train_job import CommandJob, TrainJob
 
-SITES = Path(__file__).resolve().parents[1] / "configs" / "cluster"
+SITES = Path(__file__).resolve().parents[1] / "presets" / "cluster"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@+-]*$"
 VALUE = r"^[A-Za-z0-9(][A-Za-z0-9_.,:@%+=/&|()*\[\]-]*$"
 PATH = re.compile(r"/[A-Za-z0-9_.,:@+=/-]*")  # what a run folder may look like when its path stands in a script
@@ -118,7 +118,7 @@ def minutes(text: str) -> int:
 def request_of(resources):
     """The resources as plain numbers."""
     from jetmae.doctor.cluster import Request
-    from jetmae.doctor.slurm_facts import mebibytes_of
+    from jetmae.slurm.cluster_facts import mebibytes_of
 
     same = ("nodes", "tasks_per_node", "gpus_per_node", "time_min", "lead_time_s", "partition", "account", "qos")
     return Request(
@@ -232,5 +232,5 @@ def _setup(resources: Resources) -> list[str]:
 
 
 def _supervise(run_dirs: list[Path]) -> list[str]:
-    command = shlex.join([sys.executable, "-m", "jetmae.supervisor", *map(str, run_dirs)])
+    command = shlex.join([sys.executable, "-m", "jetmae.launch.supervisor", *map(str, run_dirs)])
     return [f'{command} "$?"', "exit $?"]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from jetmae.errors import JetmaeError
 from jetmae.files import write_text
-from jetmae.runtime.phases import END, here, reach
+from jetmae.runtime.liveness.phases import END, here, reach
 
 CAUSE, FOLLOWED = "cause", "followed"
 AGREEMENT = "/jetmae/runtime/world.py"
