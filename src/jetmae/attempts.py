@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED, JetmaeError
 from jetmae.run_folder import WITHOUT_A_WORD, RunFolder, read_lines
-from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, await_cause, words_of
+from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, await_cause, read_report
 from jetmae.runtime.preemption import StopRequest
 from jetmae.slurm.job import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
 
@@ -79,7 +79,7 @@ def end_silent_attempt(folder: RunFolder) -> None:
         return
     cause = cause_of_earlier_start(last["job_id"], last["restart_count"]) if last["job_id"] else "crashed"
     if silent:
-        words = words_of(folder.logs, CAUSE, last.get("start_token") or "unknown")
+        words = read_report(folder.logs, CAUSE, last.get("start_token") or "unknown")
         folder.end_attempt(last, cause=cause, message=WITHOUT_A_WORD + (f"; {words}" if words else ""))
     elif cause == "node_failure":  # what looked like a crash to the ranks that were left
         folder.amend_last_attempt(cause=cause)
@@ -112,8 +112,8 @@ def complete_record(folder: RunFolder, place: dict, *, start: str, code: int, ca
 def message_of(folder: RunFolder, start: str, code: int, *, said: str | None) -> str:
     """Why a start ended: the words of the rank to blame, or else what its peers `said`."""
     unknown = f"the ranks ended with exit code {code} before they could say why; look into {folder.logs}"
-    cause = words_of(folder.logs, CAUSE, start) if code in AGREED and said else await_cause(folder.logs, start)
-    message = cause or said or words_of(folder.logs, FOLLOWED, start) or unknown
+    cause = read_report(folder.logs, CAUSE, start) if code in AGREED and said else await_cause(folder.logs, start)
+    message = cause or said or read_report(folder.logs, FOLLOWED, start) or unknown
     if code == 128 + signal.SIGBUS or "Bus error" in message:
         message = "; ".join([message, *changed_shards_of(folder)[:3]])
     return message

@@ -199,7 +199,7 @@ def identity_of(experiment: Experiment) -> dict[str, object]:
     return {key: value for key, value in _flat(experiment.model_dump(mode="json")).items() if key not in FREE_ON_RESUME}
 
 
-def fingerprint_of(experiment: Experiment) -> str:
+def experiment_fingerprint(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(identity_of(experiment), sort_keys=True).encode()).hexdigest()[:16]
 
 

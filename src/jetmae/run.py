@@ -41,7 +41,7 @@ from jetmae.attempts import attempt_lines, cause_of_this_stop  # noqa: E402
 from jetmae.checkpoint.checkpoints import Checkpoints, Identity  # noqa: E402
 from jetmae.checkpoint.store import CheckpointStore  # noqa: E402
 from jetmae.checkpoint.train_state import TrainState  # noqa: E402
-from jetmae.config import RANDOM, Experiment, fingerprint_of, read_experiment  # noqa: E402
+from jetmae.config import RANDOM, Experiment, experiment_fingerprint, read_experiment  # noqa: E402
 from jetmae.data.images import ImageMaker  # noqa: E402
 from jetmae.data.integrity import check_hashes, data_fingerprint  # noqa: E402
 from jetmae.data.loader import Prefetched, Share, evaluation_batches, training_batches  # noqa: E402
@@ -59,11 +59,11 @@ from jetmae.files import await_listed, write_text, written_aside  # noqa: E402
 from jetmae.plan import make_plan, normalisation_of_split  # noqa: E402
 from jetmae.run_folder import append_line  # noqa: E402
 from jetmae.runtime.lease import Lease, held_lease  # noqa: E402
-from jetmae.runtime.liveness.last_words import last_words  # noqa: E402
-from jetmae.runtime.liveness.phases import START_LIMIT_S, reach, set_limit, still_here, told  # noqa: E402
+from jetmae.runtime.liveness.phases import START_LIMIT_S, enter_phase, heartbeat, set_limit, with_phases  # noqa: E402
+from jetmae.runtime.liveness.rank_report import reporting_failure  # noqa: E402
 from jetmae.runtime.rendezvous import meet  # noqa: E402
 from jetmae.runtime.world import World, world_from_environment  # noqa: E402
-from jetmae.tasks.tasks import Probe, Reconstruct, Scene, Task, make_task  # noqa: E402
+from jetmae.tasks.tasks import ProbeTask, ReconstructionTask, Task, TaskContext, make_task  # noqa: E402
 from jetmae.weights import WeightsInfo, check_fits, load_encoder, read_weights, write_weights  # noqa: E402
 
 PICTURED_JETS = 128  # of a split, for the mean image
@@ -72,27 +72,27 @@ PICTURED_JETS = 128  # of a split, for the mean image
 def main() -> int:
     """Train or go on training, then evaluate. Exit code 0: complete. 75: stopped, everything saved."""
     folder = RunFolder(Path(sys.argv[1]))
-    with last_words(folder.logs):
-        reach("configuration")
+    with reporting_failure(folder.logs):
+        enter_phase("configuration")
         experiment = read_experiment(folder.config)
         limit_s = max(START_LIMIT_S, experiment.engine.hang_limit_s)
         set_limit(limit_s)
         world = world_from_environment(experiment.engine.device)
-        reach("rendezvous")
+        enter_phase("rendezvous")
         store = meet(folder.root, rank=world.rank, size=world.size, device=world.device.type)
         join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size, timeout_s=2 * limit_s)
         with ExitStack() as held:
-            complete = attempt(folder, experiment, world, own(folder, world, held))
+            complete = attempt(folder, experiment, world, take_lease(folder, world, held))
         world.agree()  # srun ends all ranks as soon as one has left, and rank 0 had the lease to give back
-        reach("leave")
+        enter_phase("leave")
         leave_process_group()
     return 0 if complete else EXIT_STOPPED
 
 
-def own(folder: RunFolder, world: World, held: ExitStack) -> Lease:
+def take_lease(folder: RunFolder, world: World, held: ExitStack) -> Lease:
     """The lease of the run folder, which rank 0 takes for as long as `held` lasts. Collective."""
 
-    reach("lease: take")
+    enter_phase("lease: take")
     take = (lambda: held.enter_context(held_lease(folder.root)).token) if world.is_main else lambda: 0
     return Lease(folder.root, world.gather(world.together(take))[0])
 
@@ -100,10 +100,10 @@ def own(folder: RunFolder, world: World, held: ExitStack) -> Lease:
 def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Lease) -> bool:
     """One attempt at the run, with its two lines in attempts.jsonl. True if the run is complete now."""
     with attempt_lines(folder, world) as lines:
-        reach("open data")
+        enter_phase("open data")
         run = world.together(lambda: Run(folder, experiment, world, lease))
         run.compute_features()
-        reach("build network")
+        enter_phase("build network")
         fit = run.make_fit(lines.number)
         lines.resumed_step = fit.state.step
         set_limit(experiment.engine.hang_limit_s)
@@ -111,7 +111,7 @@ def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Leas
         lines.cause = "completed" if complete else cause_of_this_stop(STOP_REQUEST)
         if complete:
             run.evaluate_best(fit)
-            reach("complete")
+            enter_phase("complete")
             world.on_main(lambda: run.complete(fit.state.step))
         world.together(run.close)
     return complete
@@ -131,7 +131,7 @@ class Run:
         path = Path(experiment.data.path)
         if experiment.data.verify_hashes:
             entries = [entry for split in splits for entry in self.plan.manifest.splits[split]]
-            check_hashes(path, entries[world.rank :: world.size], before_each=still_here)
+            check_hashes(path, entries[world.rank :: world.size], before_each=heartbeat)
         self.datasets = {split: JetDataset(path, split, manifest=self.plan.manifest) for split in splits}
         self.share = Share(world.rank, world.size, self.plan.micro_batch_size, self.plan.accumulation)
         self.selection = few_labels(
@@ -157,7 +157,7 @@ class Run:
             tower_channels=tuple(sorted(towers)),
         )
         torch.manual_seed(experiment.seed)  # for the initial weights only: nothing later draws from this generator
-        self.task: Task = make_task(experiment, Scene(images, self.world), manifest.channels)
+        self.task: Task = make_task(experiment, TaskContext(images, self.world), manifest.channels)
         if initial:
             load_encoder(self.task.encoder, initial[0])
         self.num_parameters = sum(p.numel() for p in self.task.network.parameters())  # before ZeRO 3 takes them apart
@@ -171,10 +171,10 @@ class Run:
         return weights, info
 
     def compute_features(self) -> None:
-        """Probe only: what the frozen encoder says of every jet."""
-        if isinstance(self.task, Probe):
+        """ProbeTask only: what the frozen encoder says of every jet."""
+        if isinstance(self.task, ProbeTask):
             for split in self.datasets:
-                batches = told(self.world.each(self._batches(split, limit=None)), "features")
+                batches = with_phases(self.world.each(self._batches(split, limit=None)), "features")
                 features_NF = self.task.use_features(split, batches, self._ids(split))
                 if split == self.plan.train_split:
                     self.task.network.set_statistics(features_NF)
@@ -202,7 +202,7 @@ class Run:
             self.lease,
             backend=backend,
             average=average,
-            identity=Identity(fingerprint_of(experiment), data_fingerprint(plan.manifest, self.datasets)),
+            identity=Identity(experiment_fingerprint(experiment), data_fingerprint(plan.manifest, self.datasets)),
             record=lambda line: append_line(
                 self.folder.timeline, {**line, "attempt": attempt_number, "time_s": time.time()}
             ),
@@ -237,7 +237,7 @@ class Run:
         network.load_state_dict(weights)
         self.world.on_main(lambda: self.folder.evaluation.mkdir(exist_ok=True))
         step = fit.state.best_step
-        if isinstance(self.task, Reconstruct):
+        if isinstance(self.task, ReconstructionTask):
             self._evaluate_split(network, "train", self.plan.train_split, step)
             self._use_mean_image()
         for kind, split in (("validation", self.plan.validation_split), ("test", self.plan.test_split)):
@@ -247,12 +247,12 @@ class Run:
     def _use_mean_image(self) -> None:
         """What the network is compared with on other jets: the mean of the training jets that have been evaluated."""
         with closing(self._batches(self.plan.train_split, limit=self.experiment.data.evaluation_jets)) as batches:
-            self.task.use_mean_image(told(self.world.each(batches), "mean image"))
+            self.task.use_mean_image(with_phases(self.world.each(batches), "mean image"))
 
     def _evaluate_split(self, network: nn.Module, kind: str, split: str, step: int) -> None:
         with torch.no_grad():
             metrics, per_jet = self._evaluate(network, split, "evaluate")
-        reach("evaluate: pictures", split)
+        enter_phase("evaluate: pictures", split)
         self.world.on_main(lambda: self._keep(network, kind, split, per_jet))
         if kind == "test":
             samples = step * self.experiment.optim.batch_size
@@ -266,7 +266,7 @@ class Run:
             arrays = self.task.evaluation_arrays(network, per_jet, self._picture_batches(split, ids))
         for name in ("pt_gev", "mass_gev"):
             column = self.datasets[split].column(name)
-            if column is not None and not isinstance(self.task, Reconstruct):
+            if column is not None and not isinstance(self.task, ReconstructionTask):
                 arrays[name] = column[per_jet["sample_id"]]
         arrays["classes"] = np.array(self.plan.manifest.classes or [])
         arrays["units"] = np.array(self.plan.manifest.units)
@@ -353,7 +353,7 @@ class Run:
     ) -> tuple[dict, dict]:
         """Metrics, and columns of all jets. Raises Stopped if `stop` says so on some rank."""
         with closing(self._batches(split, limit=self.experiment.data.evaluation_jets)) as batches:
-            return self.task.evaluate(network, told(self.world.each(batches, stop=stop), activity))
+            return self.task.evaluate(network, with_phases(self.world.each(batches, stop=stop), activity))
 
     def _picture_batches(self, split: str, ids: np.ndarray) -> Iterator:
         """The same jets with the same masks, on this rank alone."""
@@ -369,7 +369,7 @@ class Run:
 
     def _draw(self, network: nn.Module, step: int) -> None:
         """Put the first validation jet into TensorBoard. Collective: a sharded network computes on all ranks."""
-        if isinstance(self.task, Reconstruct):
+        if isinstance(self.task, ReconstructionTask):
             split = self.plan.validation_split
             pictures = self.task.pictures(network, next(self._picture_batches(split, np.zeros(1, dtype=np.int64))))
             if self.recorder:

@@ -21,7 +21,7 @@ from pathlib import Path
 from jetmae.attempts import complete_record, said_cause
 from jetmae.config import load_experiment
 from jetmae.launch.freeze import freeze
-from jetmae.launch.local_processes import rank_environment
+from jetmae.launch.local_processes import local_rank_environment
 from jetmae.run_folder import RunFolder, read_lines
 from tests.conftest import TINY, TINY_DECODER
 
@@ -168,7 +168,7 @@ def fork_rank(run: RunFolder, rank: int, token: str, fire: Fire | None) -> int:
         run.logs.mkdir(exist_ok=True)
         output = os.open(run.logs / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1), os.dup2(output, 2)
-        os.environ.update(rank_environment(rank, RANKS, token))
+        os.environ.update(local_rank_environment(rank, RANKS, token))
         if fire and fire.phase != RANDOM_TIME:
             os.environ["JETMAE_FAILPOINTS"] = f"{fire.phase}@rank{fire.rank}#{fire.nth}=kill"
         sys.argv = ["jetmae.run", str(run.root)]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from jetmae.run_folder import RunFolder
-from jetmae.watch.figures import measured_figures
-from jetmae.watch.goodput import Costs, best_interval_s, lifetimes_s, simulate
+from jetmae.watch.goodput import Costs, best_interval_s, lifetimes_s, simulate_goodput
+from jetmae.watch.measured_times import measured_times
 from jetmae.watch.status import ledger_of, queue_for, status_of
 from tests.chaos.kills import ONLY_MAIN
 from tests.cluster.slurm_cluster import SlurmCluster
@@ -103,7 +103,7 @@ def test_a_job_that_is_killed_ten_times_loses_no_commit_and_no_bit_and_little_ti
 def costs_of(run: RunFolder) -> Costs:
     """Measured: what a save, a restore, a start and a failure have cost this run."""
     ledger = ledger_of(status_of(run, queue_for([run])))
-    figures = measured_figures(ledger, checkpoint_steps=CHECKPOINT_STEPS)
+    figures = measured_times(ledger, checkpoint_steps=CHECKPOINT_STEPS)
     print(*(f"{name:12} {figure.value_s:8.3f}  {figure.origin}" for name, figure in figures.items()), sep="\n")
     return Costs(**{field.name: figures[field.name].value_s for field in fields(Costs)})
 
@@ -111,7 +111,9 @@ def costs_of(run: RunFolder) -> Costs:
 def goodput_of_two_weeks(costs: Costs, *, failure_every_s: float) -> float:
     """The worst of 20 simulated fortnights."""
     interval_s = best_interval_s(costs, failure_every_s)
-    fortnights = [simulate(costs, interval_s, lifetimes_s(failure_every_s, seed), 14 * DAY_S) for seed in range(20)]
+    fortnights = [
+        simulate_goodput(costs, interval_s, lifetimes_s(failure_every_s, seed), 14 * DAY_S) for seed in range(20)
+    ]
     goodputs = sorted(fortnight.goodput for fortnight in fortnights)
     print(f"14 days, saving every {interval_s:.0f} s: goodput {goodputs[0]:.4f} to {goodputs[-1]:.4f}")
     return goodputs[0]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from jetmae.launch.local_processes import rank_environment
+from jetmae.launch.local_processes import local_rank_environment
 from tests.conftest import PROJECT
 
 
@@ -21,7 +21,7 @@ def run_two_ranks(module: str, *words: object, **environment: str) -> list[Ended
     token = os.urandom(4).hex()
     ranks = [
         subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         env={**rank_environment(rank, 2, token), "OMP_NUM_THREADS": "1", **environment})
+                         env={**local_rank_environment(rank, 2, token), "OMP_NUM_THREADS": "1", **environment})
         for rank in range(2)
     ]  # fmt: skip
     outputs = [rank.communicate(timeout=400)[0] for rank in ranks]

@@ -36,7 +36,7 @@ def main() -> None:
 
 def train(folder: RunFolder, world: World) -> None:
     with ExitStack() as held:
-        assert run.attempt(folder, read_experiment(folder.config), world, run.own(folder, world, held))
+        assert run.attempt(folder, read_experiment(folder.config), world, run.take_lease(folder, world, held))
 
 
 def copy_checkpoint(source: RunFolder, target: RunFolder, step: int) -> None:

@@ -6,15 +6,15 @@ import pytest
 
 from jetmae.attempts import complete_record, end_silent_attempt, said_cause
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime.liveness import last_words
-from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, Speaker
+from jetmae.runtime.liveness import rank_report
+from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, RankReport
 
 PLACE = {"start_token": "abc"}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> RunFolder:
-    monkeypatch.setattr(last_words, "VISIBLE_AFTER_S", 0)
+    monkeypatch.setattr(rank_report, "VISIBLE_AFTER_S", 0)
     return RunFolder(tmp_path)
 
 
@@ -29,7 +29,7 @@ def complete(folder: RunFolder, code: int) -> dict:
 
 
 def say(folder: RunFolder, kind: str, rank: int, words: str, token: str = "abc") -> None:
-    Speaker(folder.logs, token, rank).leave(kind, words, "")
+    RankReport(folder.logs, token, rank).leave(kind, words, "")
 
 
 def test_a_silent_start_gets_its_end(folder):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jetmae.report.controls import control_of, recipe_of, settings_of, why_no_control
-from jetmae.report.run_reader import Run
+from jetmae.report.run_reader import RecordedRun
 
 SETTINGS = {
     "data.path": "data/top",
@@ -19,17 +19,17 @@ SETTINGS = {
 }
 
 
-def run(name: str, kind: str, **changes: object) -> Run:
+def run(name: str, kind: str, **changes: object) -> RecordedRun:
     """A run in memory; `train_jets=100` changes the setting of this last name."""
     config: dict = {"seed": 0, "init_from": {"finetune": "pretrain", "probe": "pretrain"}.get(kind)}
     for name_of_setting, value in SETTINGS.items():
         section, _, key = name_of_setting.partition(".")
         config.setdefault(section, {})[key] = changes.pop(key, value)
     config |= changes
-    return Run(Path(name), name, kind, config, "", (), (), completed=True)
+    return RecordedRun(Path(name), name, kind, config, "", (), (), completed=True)
 
 
-def controls(runs: list[Run], kind: str = "finetune", control: str = "scratch") -> dict[str, str | None]:
+def controls(runs: list[RecordedRun], kind: str = "finetune", control: str = "scratch") -> dict[str, str | None]:
     found = {r.name: control_of(r, control, runs, [r.name for r in runs]) for r in runs if r.kind == kind}
     return {name: other and other.name for name, other in found.items()}
 

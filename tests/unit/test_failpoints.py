@@ -7,7 +7,7 @@ import pytest
 from jetmae.errors import JetmaeError
 from jetmae.runtime.liveness import phases
 from jetmae.runtime.liveness.failpoints import failpoints_of
-from jetmae.runtime.liveness.phases import reach, told
+from jetmae.runtime.liveness.phases import enter_phase, with_phases
 
 
 @pytest.fixture
@@ -46,15 +46,15 @@ def test_a_malformed_failpoint_is_refused(text):
 
 def test_a_failpoint_strikes_at_its_time_on_its_rank(armed):
     armed("step: fetch#3=raise", RANK="0")
-    reach("step: fetch")
-    reach("step: compute")
-    reach("step: fetch")
+    enter_phase("step: fetch")
+    enter_phase("step: compute")
+    enter_phase("step: fetch")
     with pytest.raises(RuntimeError, match="failpoint at 'step: fetch'"):
-        reach("step: fetch")
-    reach("step: fetch")
+        enter_phase("step: fetch")
+    enter_phase("step: fetch")
     armed("step: fetch@rank1=raise", RANK="0")
-    reach("step: fetch")
-    assert phases.here().phase == "step: fetch"
+    enter_phase("step: fetch")
+    assert phases.current_phase().phase == "step: fetch"
 
 
 def test_a_failpoint_strikes_once_in_all_starts(armed, tmp_path):
@@ -64,20 +64,20 @@ def test_a_failpoint_strikes_once_in_all_starts(armed, tmp_path):
         for phase in ("save: write", "save: commit"):
             if start == 1:
                 with pytest.raises(RuntimeError):
-                    reach(phase)
+                    enter_phase(phase)
             else:
-                reach(phase)
+                enter_phase(phase)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["struck.0", "struck.1"]
 
 
 def test_a_thread_tells_nothing_but_is_struck(armed):
     armed("save: write=raise")
-    reach("step: compute", "step 3")
+    enter_phase("step: compute", "step 3")
     struck = []
 
     def write() -> None:
         try:
-            reach("save: write")
+            enter_phase("save: write")
         except RuntimeError as error:
             struck.append(error)
 
@@ -85,13 +85,13 @@ def test_a_thread_tells_nothing_but_is_struck(armed):
     thread.start()
     thread.join()
     assert len(struck) == 1
-    assert str(phases.here()) == "'step: compute' (step 3)"
+    assert str(phases.current_phase()) == "'step: compute' (step 3)"
 
 
 def test_a_place_that_is_told_is_read_by_another_map_of_the_same_memory(tmp_path):
     with (tmp_path / "post").open("w+b") as file:
-        file.truncate(phases.Post.RECORD.size)
-        writer, reader = phases.Post(file.fileno()), phases.Post(file.fileno())
+        file.truncate(phases.PhaseMemory.RECORD.size)
+        writer, reader = phases.PhaseMemory(file.fileno()), phases.PhaseMemory(file.fileno())
         writer.limit_s = 7.5
         writer.write("save: commit", "ä" * 500)
         place = reader.read()
@@ -101,7 +101,7 @@ def test_a_place_that_is_told_is_read_by_another_map_of_the_same_memory(tmp_path
 
 def test_items_are_told_before_and_after_they_are_fetched():
     seen = []
-    for item in told(iter("ab"), "validate"):
-        seen.append((item, phases.here().phase))
+    for item in with_phases(iter("ab"), "validate"):
+        seen.append((item, phases.current_phase().phase))
     assert seen == [("a", "validate: compute"), ("b", "validate: compute")]
-    assert phases.here().phase == "validate: fetch"
+    assert phases.current_phase().phase == "validate: fetch"

@@ -10,9 +10,9 @@ import pytest
 
 from jetmae.errors import JetmaeError
 from jetmae.run_folder import WITHOUT_A_WORD, RunFolder
-from jetmae.watch.figures import Figure, chosen_figures, measured_figures
-from jetmae.watch.goodput import Costs, best_interval_s, expected_goodput, lifetimes_s, simulate
+from jetmae.watch.goodput import Costs, best_interval_s, expected_goodput, lifetimes_s, simulate_goodput
 from jetmae.watch.ledger import make_ledger
+from jetmae.watch.measured_times import MeasuredTime, chosen_times, measured_times
 from jetmae.watch.parts import Parts
 from tests.conftest import PROJECT, type_command
 from tests.unit.run_records import end, restore, save, start, steps, write_lines
@@ -28,7 +28,7 @@ CLUSTERS = [
 
 
 def test_without_failures_the_goodput_is_exact():
-    parts = simulate(ASYNCHRONOUS, 100.0, [math.inf], length_s=60.0 + 10 * 100.3 + 50.0)
+    parts = simulate_goodput(ASYNCHRONOUS, 100.0, [math.inf], length_s=60.0 + 10 * 100.3 + 50.0)
     assert parts.productive_s == pytest.approx(1050.0)
     assert parts.saving_s == pytest.approx(10 * 0.3)
     assert parts == Parts(productive_s=parts.productive_s, saving_s=parts.saving_s, starting_s=60.0)
@@ -37,8 +37,8 @@ def test_without_failures_the_goodput_is_exact():
 def test_a_failure_takes_what_is_not_committed():
     costs = Costs(save_stall_s=1, save_s=5, restore_s=2, start_s=10, requeue_s=7, lost_s=3)
     # Saves begin 100 s and 201 s after the first step. One failure at 204 s, before the second is committed; one later.
-    early = simulate(costs, 100.0, [10 + 204.0, math.inf], length_s=1000.0)
-    late = simulate(costs, 100.0, [10 + 207.0, math.inf], length_s=1000.0)
+    early = simulate_goodput(costs, 100.0, [10 + 204.0, math.inf], length_s=1000.0)
+    late = simulate_goodput(costs, 100.0, [10 + 207.0, math.inf], length_s=1000.0)
     assert early.replayed_s == 102.0  # two intervals and two seconds were done, one interval was committed
     assert late.replayed_s == 5.0
     for parts in (early, late):
@@ -47,15 +47,15 @@ def test_a_failure_takes_what_is_not_committed():
 
 
 def test_a_job_that_dies_while_it_starts_has_done_nothing():
-    parts = simulate(ASYNCHRONOUS, 100.0, repeat(59.0), length_s=10 * (59.0 + 30.0 + 20.0))
+    parts = simulate_goodput(ASYNCHRONOUS, 100.0, repeat(59.0), length_s=10 * (59.0 + 30.0 + 20.0))
     assert (parts.productive_s, parts.starting_s, parts.restoring_s) == (0.0, 590.0, 0.0)
     with pytest.raises(ValueError, match="too few lifetimes"):
-        simulate(ASYNCHRONOUS, 100.0, [59.0], length_s=1000.0)
+        simulate_goodput(ASYNCHRONOUS, 100.0, [59.0], length_s=1000.0)
 
 
 def test_a_save_waits_for_the_one_before_it():
     costs = Costs(save_stall_s=1, save_s=30, restore_s=0, start_s=0, requeue_s=0, lost_s=0)
-    parts = simulate(costs, 9.0, [math.inf], length_s=300.0)
+    parts = simulate_goodput(costs, 9.0, [math.inf], length_s=300.0)
     assert (parts.productive_s, parts.saving_s) == (90.0, 210.0)
     assert best_interval_s(costs, mtbf_s=10.0) == 29.0
     assert expected_goodput(costs, 9.0, mtbf_s=1e12) == pytest.approx(0.3)
@@ -64,7 +64,7 @@ def test_a_save_waits_for_the_one_before_it():
 @pytest.mark.parametrize(("costs", "mtbf_s"), CLUSTERS)
 @pytest.mark.parametrize("interval_s", [20.0, 200.0, 2000.0])
 def test_the_simulation_agrees_with_the_closed_form(costs, mtbf_s, interval_s):
-    simulated = simulate(costs, interval_s, lifetimes_s(mtbf_s, seed=1), length_s=10_000 * mtbf_s).goodput
+    simulated = simulate_goodput(costs, interval_s, lifetimes_s(mtbf_s, seed=1), length_s=10_000 * mtbf_s).goodput
     expected = expected_goodput(costs, interval_s, mtbf_s)
     assert 1 - simulated == pytest.approx(1 - expected, rel=0.03)  # 10,000 failures: 1 % is one standard deviation
 
@@ -74,7 +74,9 @@ def test_dalys_interval_is_the_best_one(costs, mtbf_s):
     daly_s = best_interval_s(costs, mtbf_s)
     intervals_s = [daly_s * 1.1**power for power in range(-10, 11)]
     lifetimes = list(islice(lifetimes_s(mtbf_s, seed=2), 5_000))  # the same failures for every interval
-    simulated = {every_s: simulate(costs, every_s, lifetimes, 4_500 * mtbf_s).goodput for every_s in intervals_s}
+    simulated = {
+        every_s: simulate_goodput(costs, every_s, lifetimes, 4_500 * mtbf_s).goodput for every_s in intervals_s
+    }
     assert max(simulated, key=simulated.get) == pytest.approx(daly_s, rel=0.25)  # the optimum is flat
     assert simulated[intervals_s[10]] == pytest.approx(max(simulated.values()), abs=0.001)
     exact = max((daly_s * 1.01**power for power in range(-60, 61)), key=lambda t: expected_goodput(costs, t, mtbf_s))
@@ -96,7 +98,9 @@ def test_two_weeks_with_a_failure_every_three_hours_are_97_percent_productive():
     """Llama 3's rate, and the goal that the checkpoints are built for."""
     costs = Costs(save_stall_s=0.3, save_s=4, restore_s=3, start_s=60, requeue_s=10, lost_s=30)
     interval_s, mtbf_s = best_interval_s(costs, 3 * 3600), 3 * 3600
-    goodputs = [simulate(costs, interval_s, lifetimes_s(mtbf_s, seed), 14 * DAY_S).goodput for seed in range(20)]
+    goodputs = [
+        simulate_goodput(costs, interval_s, lifetimes_s(mtbf_s, seed), 14 * DAY_S).goodput for seed in range(20)
+    ]
     assert min(goodputs) >= 0.97
     assert mean(goodputs) == pytest.approx(expected_goodput(costs, interval_s, mtbf_s), abs=0.001)
 
@@ -126,7 +130,7 @@ TIMELINE = [
 
 def test_the_figures_of_a_run_are_medians():
     ledger = make_ledger(EVENTS, LINES, TIMELINE, launches_s=[100.0, 190.0], now_s=230.0)
-    figures = measured_figures(ledger, checkpoint_steps=10)
+    figures = measured_times(ledger, checkpoint_steps=10)
     values_s = {name: figure.value_s for name, figure in figures.items()}
     assert values_s["step_s"] == 1.0
     assert values_s["interval_s"] == 10.0
@@ -139,17 +143,20 @@ def test_the_figures_of_a_run_are_medians():
 
 def test_a_failure_whose_end_nobody_knows_says_nothing_of_what_was_lost():
     silent = [EVENTS[0], {**EVENTS[1], "message": WITHOUT_A_WORD}, EVENTS[2]]
-    figures = measured_figures(make_ledger(silent, LINES, TIMELINE, now_s=230.0), checkpoint_steps=10)
+    figures = measured_times(make_ledger(silent, LINES, TIMELINE, now_s=230.0), checkpoint_steps=10)
     assert "lost_s" not in figures
     assert "start_s" in figures
 
 
 def test_what_is_given_comes_first_and_what_is_missing_is_named():
-    measured = {"save_s": Figure(4.0, "median of 3 saves"), "step_s": Figure(1.0, "median of 2 logged steps")}
-    chosen = chosen_figures({"step_s": None, "save_s": 5.0}, measured)
-    assert chosen == {"step_s": measured["step_s"], "save_s": Figure(5.0, "--save-s")}
+    measured = {
+        "save_s": MeasuredTime(4.0, "median of 3 saves"),
+        "step_s": MeasuredTime(1.0, "median of 2 logged steps"),
+    }
+    chosen = chosen_times({"step_s": None, "save_s": 5.0}, measured)
+    assert chosen == {"step_s": measured["step_s"], "save_s": MeasuredTime(5.0, "--save-s")}
     with pytest.raises(JetmaeError, match=r"the run has not shown --lost-s: expected .* in seconds"):
-        chosen_figures({"lost_s": None, "save_s": None}, measured)
+        chosen_times({"lost_s": None, "save_s": None}, measured)
 
 
 def test_the_table_of_a_run(tmp_path):

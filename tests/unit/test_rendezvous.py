@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jetmae.errors import JetmaeError, PassingFault
-from jetmae.launch.train_job import rank_environment
+from jetmae.launch.train_job import slurm_rank_environment
 from jetmae.runtime import rendezvous
 
 
@@ -51,7 +51,7 @@ def test_slurm_tells_each_task_its_place():
         **{"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"},
         **{"SLURM_NNODES": "2", "SLURMD_NODENAME": "gpu7", "SLURM_CPUS_PER_TASK": "16"},
     }
-    environment = rank_environment(slurm)
+    environment = slurm_rank_environment(slurm)
     assert {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")} == {
         "RANK": "5",
         "LOCAL_RANK": "1",
@@ -61,5 +61,5 @@ def test_slurm_tells_each_task_its_place():
     assert environment["OMP_NUM_THREADS"] == "16"
     first_start_on_one_node = {**slurm, "SLURM_NNODES": "1"}
     del first_start_on_one_node["SLURM_RESTART_COUNT"]
-    environment = rank_environment(first_start_on_one_node)
+    environment = slurm_rank_environment(first_start_on_one_node)
     assert (environment["JETMAE_START"], environment["JETMAE_HOST"]) == ("12.0.0", "127.0.0.1")

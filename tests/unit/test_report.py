@@ -18,9 +18,9 @@ from jetmae.errors import JetmaeError
 from jetmae.metrics import Measurement, measure_auc, paired_auc_difference
 from jetmae.report import plots
 from jetmae.report.comparison import MINUS, MISSING, compare, format_measurement, format_rejection
+from jetmae.report.conclusions import headline
 from jetmae.report.page import comparison_table, print_table, unit_notes, write_report
 from jetmae.report.run_reader import read_run, read_runs
-from jetmae.report.verdict import headline
 
 CHANNELS = ("track_pt", "d0", "dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
 UNITS = ("GeV", "cm", "cm", "GeV", "GeV", "hits", "hits", "hits")

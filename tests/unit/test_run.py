@@ -63,7 +63,7 @@ def test_pictures_are_of_jets_from_all_over_the_scored_ones(sample, tmp_path, mo
     assert set(pictured) < set(scored)
     assert max(pictured) > np.median(scored) > min(pictured)
     (batch,) = make_batches(run.plan.validation_split, np.array(pictured)[evenly_spaced(8, 4)])
-    expected = run.task.scene.images.to_source_units(run.task.scene.images(batch))
+    expected = run.task.context.images.to_source_units(run.task.context.images(batch))
     assert np.array_equal(images, expected[: len(images)])
 
 
@@ -71,7 +71,7 @@ def scored_images(run: program.Run, split: str) -> tuple[torch.Tensor, torch.Ten
     """The images of the scored jets of a split in the space of the loss, and where they are hidden."""
     images, hidden = [], []
     for batch in run._batches(split, limit=run.experiment.data.evaluation_jets):
-        images.append(in_loss_space(run, run.task.scene.images(batch))[batch.counts_B])
+        images.append(in_loss_space(run, run.task.context.images(batch))[batch.counts_B])
         mask = run.task.pictures(run.task.network, batch)["mask"][batch.counts_B.numpy()]
         hidden.append(torch.from_numpy(mask)[:, None])
     return torch.cat(images).double(), torch.cat(hidden)
@@ -162,7 +162,7 @@ def test_a_jet_is_judged_by_its_own_features(sample, tmp_path):
     (run,) = probes_with_features(sample, tmp_path, ranks=1)
     for split in run.datasets:
         for batch in run._batches(split, limit=20):
-            _, images = run.task.scene.dense(batch, run.task.classifier)
+            _, images = run.task.context.dense(batch, run.task.classifier)
             expected = run.task.network(run.task.classifier.features(images))
             assert torch.allclose(run.task.logits(run.task.network, batch), expected, atol=1e-6)
 

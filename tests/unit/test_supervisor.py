@@ -12,8 +12,8 @@ from jetmae.errors import EXIT_BUSY, JetmaeError
 from jetmae.launch import supervisor
 from jetmae.launch.supervisor import Ending, cause_of, comes_back
 from jetmae.run_folder import RunFolder, read_lines
-from jetmae.runtime.liveness import last_words
-from jetmae.runtime.liveness.last_words import CAUSE, Speaker
+from jetmae.runtime.liveness import rank_report
+from jetmae.runtime.liveness.rank_report import CAUSE, RankReport
 from jetmae.slurm.job import cause_of_stop, job_facts
 from tests.conftest import PROJECT
 
@@ -92,7 +92,7 @@ def silent_slurm(monkeypatch):
     """Outside a cluster: Slurm gives no answer to any question."""
     monkeypatch.setattr(supervisor, "job_facts", lambda job: {})
     monkeypatch.setattr(supervisor, "lost_a_node", lambda: False)
-    monkeypatch.setattr(last_words, "VISIBLE_AFTER_S", 0)
+    monkeypatch.setattr(rank_report, "VISIBLE_AFTER_S", 0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     requeued = []
     monkeypatch.setattr(supervisor, "ask", lambda *command: requeued.append(list(command)) or "")
@@ -119,8 +119,8 @@ def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, 
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     start = folder.start_attempt(start_token="9.0.0", job_id="7_3", restart_count=0, world_size=2, hosts=["a", "b"])
     folder.end_attempt(start, cause="crashed", message="RuntimeError: Connection closed by peer")
-    Speaker(folder.logs, "9.0.0", 1).leave(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
-    Speaker(folder.logs, "9.1.0", 0).leave(CAUSE, "rank 0 of another start", "stacks")
+    RankReport(folder.logs, "9.0.0", 1).leave(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
+    RankReport(folder.logs, "9.1.0", 0).leave(CAUSE, "rank 0 of another start", "stacks")
     supervisor.supervise(folder, 1)
     end = read_lines(folder.attempts)[-1]
     assert (end["event"], end["cause"], end["message"]) == ("end", "crashed", "rank 1 on b hung in 'step: fetch'")

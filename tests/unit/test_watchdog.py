@@ -11,8 +11,8 @@ import pytest
 
 from jetmae.errors import JetmaeError
 from jetmae.runtime.liveness import phases, watchdog
-from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, Speaker, last_words, words_of
-from jetmae.runtime.liveness.phases import Post
+from jetmae.runtime.liveness.phases import PhaseMemory
+from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, RankReport, read_report, reporting_failure
 from jetmae.runtime.liveness.watchdog import Finding, Rank, guard
 
 HANG_S = 60  # longer than any of these tests may take
@@ -21,14 +21,14 @@ import os, signal, sys, time
 from pathlib import Path
 from jetmae.runtime.liveness import phases
 from jetmae.runtime.liveness import watchdog
-from jetmae.runtime.liveness.last_words import last_words
+from jetmae.runtime.liveness.rank_report import reporting_failure
 
 logs = Path(sys.argv[1])
 watchdog.start_watchdog(logs)
 print(watchdog._watchdog.pid, flush=True)
 phases.set_limit(float(sys.argv[4]))
-with last_words(logs):
-    phases.reach("step: fetch", "step 7")
+with reporting_failure(logs):
+    phases.enter_phase("step: fetch", "step 7")
     exec(compile(sys.argv[2], sys.argv[3], "exec"))
 """
 STOP_ITSELF = "os.kill(os.getpid(), signal.SIGSTOP)"
@@ -52,7 +52,7 @@ class WatchedProcess:
         return self.process.returncode, errors
 
     def words(self, kind: str) -> str | None:
-        return words_of(self.logs, kind, "abc.1")
+        return read_report(self.logs, kind, "abc.1")
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_rank_that_hangs_is_ended_and_its_words_say_where(tmp_path, does, foun
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", ["reach('step: compute')", "still_here()"])
+@pytest.mark.parametrize("sign", ["enter_phase('step: compute')", "heartbeat()"])
 def test_a_rank_that_gets_on_is_left_alone(tmp_path, sign):
     watched = WatchedProcess(tmp_path, f"for _ in range(15): phases.{sign}; time.sleep(0.2)", limit_s=2)
     assert watched.await_end() == (0, "")
@@ -115,7 +115,7 @@ class FakeRank(Rank):
     """A rank whose process is a list of what happens at each look: seconds that pass, and what is found."""
 
     def __init__(self, seconds: list[float], finding: Finding, monkeypatch):
-        super().__init__(0, 0, Post(), 0)
+        super().__init__(0, 0, PhaseMemory(), 0)
         post = self.post
         post.limit_s = 10.0
         post.write("step: compute", "")
@@ -134,26 +134,26 @@ class FakeRank(Rank):
 
 def test_time_in_which_the_whole_job_is_suspended_does_not_count(tmp_path, monkeypatch):
     rank = FakeRank([0.5] * 10 + [1000.0] + [0.5] * 8, Finding("it is somewhere"), monkeypatch)
-    guard(rank, Speaker(tmp_path, "s", 0))
+    guard(rank, RankReport(tmp_path, "s", 0))
     assert rank.killed_at_s == []
 
 
 def test_who_still_waits_when_nobody_else_was_ended_goes_last(tmp_path, monkeypatch):
     """As when ranks are in different collectives. The limit is 10 s."""
     rank = FakeRank([0.5] * 100, Finding("it waits for its peers", waits=True), monkeypatch)
-    guard(rank, Speaker(tmp_path, "s", 0))
+    guard(rank, RankReport(tmp_path, "s", 0))
     assert rank.killed_at_s == [pytest.approx(20 + watchdog.MARGIN_S, abs=1.5)]
-    assert "waits for its peers" in words_of(tmp_path, FOLLOWED, "s")
-    assert words_of(tmp_path, CAUSE, "s") is None
+    assert "waits for its peers" in read_report(tmp_path, FOLLOWED, "s")
+    assert read_report(tmp_path, CAUSE, "s") is None
 
 
 def test_storage_that_hangs_does_not_keep_the_rank_alive(tmp_path, monkeypatch):
     rank = FakeRank([0.5] * 100, Finding("it is somewhere"), monkeypatch)
     killed, killed_before_storage_was_back = threading.Event(), []
     monkeypatch.setattr(FakeRank, "kill", lambda _self: killed.set())
-    monkeypatch.setattr(Speaker, "leave", lambda *_: killed_before_storage_was_back.append(killed.wait(5)))
+    monkeypatch.setattr(RankReport, "leave", lambda *_: killed_before_storage_was_back.append(killed.wait(5)))
     monkeypatch.setattr(watchdog, "WRITE_TIMEOUT_S", 1.0)
-    guard(rank, Speaker(tmp_path, "s", 0))
+    guard(rank, RankReport(tmp_path, "s", 0))
     assert killed_before_storage_was_back == [True]
 
 
@@ -173,19 +173,19 @@ def fail_in(file: str, error: Exception) -> None:
 def test_whether_a_rank_that_fails_is_to_blame(tmp_path, monkeypatch, file, error, kind):
     monkeypatch.setenv("JETMAE_START", "s")
     monkeypatch.setenv("RANK", "1")
-    phases.reach("step: fetch")
-    with pytest.raises(type(error)), last_words(tmp_path):
+    phases.enter_phase("step: fetch")
+    with pytest.raises(type(error)), reporting_failure(tmp_path):
         fail_in(file, error)
-    found = {kind: words_of(tmp_path, kind, "s") for kind in (CAUSE, FOLLOWED)}
+    found = {kind: read_report(tmp_path, kind, "s") for kind in (CAUSE, FOLLOWED)}
     assert [name for name, words in found.items() if words] == ([kind] if kind else [])
     if kind:
         message = " ".join(str(error).split())
         assert found[kind] == f"rank 1 on {os.uname().nodename} in 'step: fetch': {type(error).__name__}: {message}"
-    assert phases.here().phase == phases.END
+    assert phases.current_phase().phase == phases.END
 
 
 def test_of_several_that_are_to_blame_the_first_rank_is_named(tmp_path):
     for rank in (10, 9):
-        Speaker(tmp_path, "7.0.2", rank).leave(CAUSE, f"rank {rank} did it", "")
-    assert words_of(tmp_path, CAUSE, "7.0.*") == f"rank 9 did it (and 1 more: {tmp_path}/cause-7.0.*-*)"
-    assert words_of(tmp_path, CAUSE, "7.1.*") is None
+        RankReport(tmp_path, "7.0.2", rank).leave(CAUSE, f"rank {rank} did it", "")
+    assert read_report(tmp_path, CAUSE, "7.0.*") == f"rank 9 did it (and 1 more: {tmp_path}/cause-7.0.*-*)"
+    assert read_report(tmp_path, CAUSE, "7.1.*") is None

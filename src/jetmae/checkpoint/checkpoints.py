@@ -25,13 +25,13 @@ from jetmae.engine.ema import MovingAverage
 from jetmae.errors import JetmaeError
 from jetmae.files import await_listed, cannot_write, refresh
 from jetmae.runtime.lease import Lease
-from jetmae.runtime.liveness.phases import reach, still_here
+from jetmae.runtime.liveness.phases import enter_phase, heartbeat
 from jetmae.runtime.world import World
 
 T = TypeVar("T")
 MAX_FAILED_SAVES = 3
 WAIT_S = 1.0
-RECORDED_PACKAGES = ("jetmae", "torch", "deepspeed")
+CHECKPOINT_PACKAGES = ("jetmae", "torch", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Checkpoints:
         self._image = StateImage([piece.share(world.rank, world.size) for piece in self._pieces], world.device)
         self._whole_bytes = sum(world.gather(len(self._image)))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._packages = {name: version(name) for name in RECORDED_PACKAGES}
+        self._packages = {name: version(name) for name in CHECKPOINT_PACKAGES}
         self._copied = Event()
         self._blocks = 0  # that the thread has written
         self._save: _Save | None = None
@@ -150,7 +150,7 @@ class Checkpoints:
 
     def _begin(self, state: TrainState) -> None:
         began_at_s = time.monotonic()
-        reach("save: begin", f"step {state.step}")
+        enter_phase("save: begin", f"step {state.step}")
         if self._on_main(self.store.path_of(state.step).exists):
             return
         partial = self.store.partial_of(state.step, self.lease.token)
@@ -174,13 +174,13 @@ class Checkpoints:
 
     def _write(self, partial: Path) -> Fingerprint:
         """On the thread of every rank."""
-        reach("save: copy", partial.name)
+        enter_phase("save: copy", partial.name)
         try:
             self._image.copy()
         finally:
             self._copied.set()
         self._image.check_finite()
-        reach("save: write", partial.name)
+        enter_phase("save: write", partial.name)
         await_listed(partial)
         try:
             return write_file(partial / _file_name(self.world.rank), self._image.content, self._count_block)
@@ -196,15 +196,15 @@ class Checkpoints:
         while save.pending and wait([save.pending], timeout=WAIT_S).not_done:
             if self._blocks != blocks:
                 blocks = self._blocks
-                still_here()
+                heartbeat()
         return save.pending and save.pending.result()
 
     def _commit(self, save: _Save) -> None:
         """On the thread of rank 0."""
-        reach("save: commit", save.partial.name)
+        enter_phase("save: commit", save.partial.name)
         self._check_lease()
         self.store.commit(save.partial, save.step, content=save.content, files=save.files)
-        reach("save: prune")
+        enter_phase("save: prune")
         try:
             self.store.prune()
         except OSError as error:  # the new one is committed all the same
@@ -280,7 +280,7 @@ class Checkpoints:
 
     def _load(self, folder: Path) -> TrainState | None:
         """None if the checkpoint is damaged, and was set aside."""
-        reach("restore: verify", folder.name)
+        enter_phase("restore: verify", folder.name)
         manifest, damage = self._on_main(lambda: self._read_manifest(folder))
         if damage is None:
             self._check_identity(manifest["identity"], folder)
@@ -288,7 +288,7 @@ class Checkpoints:
         if damage is not None:
             self.world.on_main(lambda: self._set_aside(folder, damage))
             return None
-        reach("restore: read", folder.name)
+        enter_phase("restore: read", folder.name)
         self._read(folder, sorted(manifest["files"]))
         self.backend.restore(manifest["numbers"])
         return TrainState(**manifest["state"])

@@ -23,7 +23,7 @@ import xxhash
 
 from jetmae.errors import JetmaeError, PassingFault
 from jetmae.files import await_listed, fsync, make_lasting, write_text
-from jetmae.runtime.liveness.phases import reach, still_here
+from jetmae.runtime.liveness.phases import enter_phase, heartbeat
 
 MANIFEST = "manifest.json"
 FORMAT = "jetmae-checkpoint-1"
@@ -95,14 +95,14 @@ class CheckpointStore:
                 raise JetmaeError(f"{partial / name} has {found} bytes, expected {expected.bytes}: it was not written")
         final = self.path_of(step)
         try:
-            reach("save: manifest")
+            enter_phase("save: manifest")
             write_text(partial / MANIFEST, manifest_text(content, files))
-            reach("save: rename")
+            enter_phase("save: rename")
             partial.rename(final)
         except FileNotFoundError:
             raise _taken_over(partial) from None
         fsync(self.folder)
-        reach("save: pointer")
+        enter_phase("save: pointer")
         write_text(self.folder / "LAST", final.name + "\n")
         return final
 
@@ -149,7 +149,7 @@ class CheckpointStore:
         """What is wrong with these files of a checkpoint, or None; reads every byte."""
         for name in names:
             try:
-                if fingerprint_of(folder / name) != files[name]:
+                if file_fingerprint(folder / name) != files[name]:
                     return f"{name} is not what was written"
             except OSError as error:
                 return damage_behind(error, folder / name)
@@ -225,20 +225,20 @@ def write_file(path: Path, content: memoryview, on_block: Callable[[], None] = l
             digest.update(block)
             _write_all(descriptor, block)
             on_block()
-        reach("save: flush")
+        enter_phase("save: flush")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return Fingerprint(len(content), digest.hexdigest())
 
 
-def fingerprint_of(path: Path) -> Fingerprint:
+def file_fingerprint(path: Path) -> Fingerprint:
     digest, size = xxhash.xxh3_128(), 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             size += len(block)
-            still_here()
+            heartbeat()
     return Fingerprint(size, digest.hexdigest())
 
 

@@ -26,7 +26,7 @@ from jetmae.errors import JetmaeError, exit_with_one_line
 
 COMMAND_TIMEOUT_S = 60
 LLAMA_MTBF_GPU_H = 54 * 24 * 16_384 / 419  # arXiv:2407.21783, section 3.3.4: 419 unexpected interruptions in 54 days
-FIGURES = {  # of a goodput simulation: what a run shows, or an option gives
+TIMES = {  # of a goodput simulation: what a run shows, or an option gives
     "step_s": "an optimizer step",
     "interval_s": "training between two saves at present",
     "save_stall_s": "training is held by a save",
@@ -56,7 +56,7 @@ def main() -> int | None:
     report.add_argument("--out", type=Path, help="folder to write into (default: report/ beside the runs)")
     report.add_argument("--title", help="default: the name of the folder that holds the runs")
     goodput = _add(commands, "goodput", simulate_goodput, "what failures cost, by number of GPUs", runs="?")
-    for name, meaning in FIGURES.items():
+    for name, meaning in TIMES.items():
         option, number = "--" + name.replace("_", "-"), _positive if name in ("step_s", "interval_s") else _seconds
         goodput.add_argument(option, type=number, metavar="S", help=f"{meaning} (default: measured on RUN)")
     mtbf_help = "mean time between failures of one GPU, in hours (default: 50,700, Llama 3's on 16,384 GPUs)"
@@ -203,24 +203,24 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 
 def simulate_goodput(arguments: argparse.Namespace) -> None:
-    from jetmae.watch.figures import chosen_figures
     from jetmae.watch.goodput_table import print_goodput
+    from jetmae.watch.measured_times import chosen_times
 
-    given_s = {name: getattr(arguments, name) for name in FIGURES}
-    figures = chosen_figures(given_s, figures_of_run(arguments) if arguments.runs else {})
+    given_s = {name: getattr(arguments, name) for name in TIMES}
+    times = chosen_times(given_s, times_of_run(arguments) if arguments.runs else {})
     typed_h = arguments.mtbf_gpu_h
     origin = "--mtbf-gpu-h" if typed_h else "Llama 3 405B: 419 unexpected interruptions in 54 days on 16,384 GPUs"
-    print_goodput(figures, 3600 * (typed_h or LLAMA_MTBF_GPU_H), origin)
+    print_goodput(times, 3600 * (typed_h or LLAMA_MTBF_GPU_H), origin)
 
 
-def figures_of_run(arguments: argparse.Namespace) -> dict:
+def times_of_run(arguments: argparse.Namespace) -> dict:
     """What the run named on the command line has shown.
 
     Raises:
         JetmaeError: it has never started.
     """
     from jetmae.config import read_experiment
-    from jetmae.watch.figures import measured_figures
+    from jetmae.watch.measured_times import measured_times
     from jetmae.watch.status import ledger_of, queue_for, status_of
 
     arguments.runs = [arguments.runs]
@@ -228,7 +228,7 @@ def figures_of_run(arguments: argparse.Namespace) -> dict:
     ledger = ledger_of(status_of(run, queue_for([run])))
     if ledger is None:
         raise JetmaeError(f"{run.root} has never started: expected a run to measure; or give all figures and no RUN")
-    return measured_figures(ledger, checkpoint_steps=read_experiment(run.config).log.checkpoint_steps)
+    return measured_times(ledger, checkpoint_steps=read_experiment(run.config).log.checkpoint_steps)
 
 
 def chosen_runs(arguments: argparse.Namespace) -> list:

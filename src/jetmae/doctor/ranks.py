@@ -24,7 +24,7 @@ from pathlib import Path
 
 from jetmae.doctor.machine import shared_memory_mib
 from jetmae.files import write_json
-from jetmae.launch.train_job import rank_environment
+from jetmae.launch.train_job import slurm_rank_environment
 from jetmae.slurm.job import ask, job_id
 
 POLL_S = 0.1
@@ -53,7 +53,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankContext:
     """This rank and what it is asked."""
 
     folder: Path
@@ -74,8 +74,8 @@ def main() -> int:
     missing = complete_environment(asked)
     rank = int(os.environ.get("RANK", os.getpid()))  # without a rank no two may write the same file
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    place = Place(folder, asked, rank, int(os.environ.get("LOCAL_RANK", "0")), node)
-    go_through(place, {"rank": rank, "node": node, "missing_variables": missing})
+    context = RankContext(folder, asked, rank, int(os.environ.get("LOCAL_RANK", "0")), node)
+    go_through(context, {"rank": rank, "node": node, "missing_variables": missing})
     return 0
 
 
@@ -86,20 +86,20 @@ def complete_environment(asked: Ask) -> list[str]:
     """
     os.environ["JETMAE_RENDEZVOUS_TIMEOUT_S"] = str(asked.wait_s)
     try:
-        os.environ.update(rank_environment(os.environ))
+        os.environ.update(slurm_rank_environment(os.environ))
     except KeyError as error:
         return [] if "SLURM_JOB_ID" not in os.environ and "RANK" in os.environ else [str(error.args[0])]
     return []
 
 
-def go_through(place: Place, found: Found) -> None:
+def go_through(context: RankContext, found: Found) -> None:
     """All stages in their order; the first that fails is the last."""
-    path = result_path(place.folder, place.rank, place.node)
+    path = result_path(context.folder, context.rank, context.node)
     for stage in STAGES:
         found["stage"] = stage.__name__
         write_json(path, found)
         try:
-            found |= stage(place, found) or {}
+            found |= stage(context, found) or {}
         except Exception as error:  # whatever can go wrong on a node is what this looks for
             write_json(path, {**found, "error": f"{type(error).__name__}: {error}"})
             return
@@ -119,14 +119,14 @@ def ranks_listed(folder: Path) -> dict[int, str]:
 # ---- the stages: each takes what the earlier ones found and returns what it adds
 
 
-def introduce(place: Place, found: Found) -> Found:
+def introduce(context: RankContext, found: Found) -> Found:
     """Who and where this is, and with what code."""
     if found["missing_variables"]:
         raise RuntimeError(f"{', '.join(found['missing_variables'])} not set: was this started by srun?")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return {
         "host": socket.gethostname(),
-        "local_rank": place.local_rank,
+        "local_rank": context.local_rank,
         "world_size": int(os.environ["WORLD_SIZE"]),
         "visible_gpus": None if visible is None else len([name for name in visible.split(",") if name.strip()]),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -143,24 +143,24 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def await_companions(place: Place, found: Found) -> Found:
+def await_companions(context: RankContext, found: Found) -> Found:
     """Wait until every rank's file is visible from here."""
     started_s = time.monotonic()
-    while missing := sorted(set(range(place.size)) - ranks_listed(place.folder).keys()):
-        if time.monotonic() - started_s > place.asked.wait_s:
-            raise RuntimeError(f"after {place.asked.wait_s:.0f} s no sign of rank(s) {', '.join(map(str, missing))}")
+    while missing := sorted(set(range(context.size)) - ranks_listed(context.folder).keys()):
+        if time.monotonic() - started_s > context.asked.wait_s:
+            raise RuntimeError(f"after {context.asked.wait_s:.0f} s no sign of rank(s) {', '.join(map(str, missing))}")
         time.sleep(POLL_S)
     return {"companions_s": time.monotonic() - started_s}
 
 
-def ask_scontrol(place: Place, found: Found) -> Found:
+def ask_scontrol(context: RankContext, found: Found) -> Found:
     """A job asks it why it is stopped, and requeues itself by it."""
     return {"scontrol": bool(ask("scontrol", "--oneliner", "show", "job", job_id() or ""))}
 
 
-def resolve_names(place: Place, found: Found) -> Found:
+def resolve_names(context: RankContext, found: Found) -> Found:
     """The address of every other rank's node, or why there is none."""
-    nodes = sorted(set(ranks_listed(place.folder).values()))
+    nodes = sorted(set(ranks_listed(context.folder).values()))
     return {"addresses": {node: address_of(node) for node in nodes}}
 
 
@@ -171,17 +171,17 @@ def address_of(node: str) -> dict[str, str]:
         return {"error": error.strerror or str(error)}
 
 
-def look_at_data(place: Place, found: Found) -> Found:
+def look_at_data(context: RankContext, found: Found) -> Found:
     """Does this node see the dataset, and is it the same as elsewhere? The manifest stands for it."""
-    if place.asked.data is None:
+    if context.asked.data is None:
         return {}
     try:
-        return {"data": hashlib.sha256((Path(place.asked.data) / "manifest.json").read_bytes()).hexdigest()[:12]}
+        return {"data": hashlib.sha256((Path(context.asked.data) / "manifest.json").read_bytes()).hexdigest()[:12]}
     except OSError as error:
         return {"data_error": error.strerror or str(error)}
 
 
-def find_device(place: Place, found: Found) -> Found:
+def find_device(context: RankContext, found: Found) -> Found:
     """The device training would use; if that is none of the GPUs asked for, the other stages go on with the CPU."""
     started_s = time.monotonic()
     import torch
@@ -191,7 +191,7 @@ def find_device(place: Place, found: Found) -> Found:
 
     imported = {"import_torch_s": time.monotonic() - started_s}
     try:
-        device = world_from_environment("cuda" if place.asked.gpus_per_node else "cpu").device
+        device = world_from_environment("cuda" if context.asked.gpus_per_node else "cpu").device
         if device.type == "cuda":
             properties = torch.cuda.get_device_properties(device)
             return {**imported, "device": "cuda", "device_name": properties.name, "device_id": str(properties.uuid)}
@@ -200,7 +200,7 @@ def find_device(place: Place, found: Found) -> Found:
     return {**imported, "device": "cpu"}
 
 
-def meet_others(place: Place, found: Found) -> Found:
+def meet_others(context: RankContext, found: Found) -> Found:
     """The rendezvous of a training run, and a process group over NCCL if all have a GPU, else over gloo."""
     import torch.distributed as dist
 
@@ -208,17 +208,17 @@ def meet_others(place: Place, found: Found) -> Found:
 
     started_s = time.monotonic()
     # Of ranks with a GPU and ranks without, results.py tells which: here the rendezvous is not to refuse them.
-    store = meet(place.folder, rank=place.rank, size=place.size, device="cpu")
-    store.set(f"device-{place.rank}", str(found["device"]))
-    all_have_gpus = all(store.get(f"device-{rank}") == b"cuda" for rank in range(place.size))
+    store = meet(context.folder, rank=context.rank, size=context.size, device="cpu")
+    store.set(f"device-{context.rank}", str(found["device"]))
+    all_have_gpus = all(store.get(f"device-{rank}") == b"cuda" for rank in range(context.size))
     backend = "nccl" if all_have_gpus else "gloo"
-    timeout = timedelta(seconds=place.asked.wait_s)
-    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=timeout)
+    timeout = timedelta(seconds=context.asked.wait_s)
+    dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size, timeout=timeout)
     dist.barrier()
     return {"backend": backend, "rendezvous_s": time.monotonic() - started_s}
 
 
-def read_clock(place: Place, found: Found) -> Found:
+def read_clock(context: RankContext, found: Found) -> Found:
     """The time of day, a moment after all have left a barrier: between stages each writes a file, some for seconds."""
     import torch.distributed as dist
 
@@ -226,20 +226,20 @@ def read_clock(place: Place, found: Found) -> Found:
     return {"clock_s": time.time()}
 
 
-def reduce_together(place: Place, found: Found) -> Found:
+def reduce_together(context: RankContext, found: Found) -> Found:
     """An all-reduce: is its sum right, and what bandwidth does it reach (bus bandwidth, as NCCL's own test has it)?"""
     import torch
     import torch.distributed as dist
 
     device = "cuda" if found["backend"] == "nccl" else "cpu"
-    tensor = torch.full((REDUCE_BYTES[device] // 4,), float(place.rank + 1), device=device)
+    tensor = torch.full((REDUCE_BYTES[device] // 4,), float(context.rank + 1), device=device)
     dist.all_reduce(tensor)
-    expected = place.size * (place.size + 1) / 2
+    expected = context.size * (context.size + 1) / 2
     if not bool((tensor == expected).all()):
         raise RuntimeError(f"the all-reduce gave {tensor.min()} to {tensor.max()}, expected {expected}")
     dist.barrier()  # otherwise the first would also wait for the ranks that are still comparing
     elapsed_s = timed(lambda: [dist.all_reduce(tensor) for _ in range(REDUCE_REPEATS)], device) / REDUCE_REPEATS
-    moved_bytes = REDUCE_BYTES[device] * 2 * (place.size - 1) / place.size
+    moved_bytes = REDUCE_BYTES[device] * 2 * (context.size - 1) / context.size
     return {"reduce_gb_per_s": moved_bytes / elapsed_s / 1e9}
 
 
@@ -257,7 +257,7 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def multiply_matrices(place: Place, found: Found) -> Found:
+def multiply_matrices(context: RankContext, found: Found) -> Found:
     """Sustained speed of this rank's device while all the others are busy too."""
     import torch
     import torch.distributed as dist
@@ -274,7 +274,7 @@ def multiply_matrices(place: Place, found: Found) -> Found:
     return {"tflops": count * 2 * size**3 / elapsed_s / 1e12}
 
 
-def create_names(place: Place, found: Found) -> Found:
+def create_names(context: RankContext, found: Found) -> Found:
     """All ranks create the same files at the same time, as starts of a run do with its lease: who succeeds?"""
     import torch.distributed as dist
 
@@ -282,25 +282,25 @@ def create_names(place: Place, found: Found) -> Found:
     for number in range(NAMES):
         dist.barrier()
         with suppress(FileExistsError):
-            (place.folder / f"lease-{number}").touch(exist_ok=False)
+            (context.folder / f"lease-{number}").touch(exist_ok=False)
             created += 1
     return {"names_created": created}
 
 
-def save_together(place: Place, found: Found) -> Found:
+def save_together(context: RankContext, found: Found) -> Found:
     """Write this rank's share of a checkpoint while all others write theirs."""
     import torch.distributed as dist
 
     from jetmae.doctor.storage import write_speed
 
-    share_bytes = max(place.asked.checkpoint_bytes // place.size, 1)
+    share_bytes = max(context.asked.checkpoint_bytes // context.size, 1)
     dist.barrier()
-    bytes_per_s = write_speed(place.folder / f"share-{place.rank}", min(share_bytes, MAX_WRITE_BYTES))
+    bytes_per_s = write_speed(context.folder / f"share-{context.rank}", min(share_bytes, MAX_WRITE_BYTES))
     dist.barrier()
     return {"save_s": share_bytes / bytes_per_s, "write_bytes_per_s": bytes_per_s}
 
 
-def part(place: Place, found: Found) -> None:
+def part(context: RankContext, found: Found) -> None:
     import torch.distributed as dist
 
     dist.destroy_process_group()

@@ -17,7 +17,7 @@ from jetmae.engine.guard import NAMED_JETS, check_replicas, is_sound, suspects
 from jetmae.engine.optim import Schedule
 from jetmae.engine.recorder import Recorder
 from jetmae.errors import JetmaeError
-from jetmae.runtime.liveness.phases import reach
+from jetmae.runtime.liveness.phases import enter_phase
 from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.world import Stopped, World
 
@@ -103,7 +103,7 @@ class Fit:
 
     def _step(self) -> None:
         step = self.state.step + 1
-        reach("step: fetch", f"step {step}")
+        enter_phase("step: fetch", f"step {step}")
         micro_batches = next(self._steps)
         if step not in self.state.skipped_steps and not self._update(micro_batches):
             return self._roll_back()
@@ -116,7 +116,7 @@ class Fit:
         if self.state.validation_due and not self._validate():
             return
         if self._due(self.intervals.pictures, after=step):
-            reach("draw", f"step {step}")
+            enter_phase("draw", f"step {step}")
             with self._evaluating() as network:
                 self.draw(network, step)
         if self._due(self.intervals.checkpoint, after=step):
@@ -127,14 +127,14 @@ class Fit:
     def _update(self, micro_batches: list[Batch]) -> bool:
         """One optimizer update. False if it has to be undone."""
         step, lr = self.state.step + 1, self.schedule(self.state.step)
-        reach("step: compute", f"step {step}")
+        enter_phase("step: compute", f"step {step}")
         result = self.backend.train_step(self.loss_of, micro_batches, lr, before_update=self.checkpoints.await_copy)
         if not is_sound(result, self.backend):
             self._note_unsound(step, lr, result, suspects(micro_batches, result, self.world))
             return False
         if self.average is not None:
             self.average.update(step)
-        reach("step: record", f"step {step}")
+        enter_phase("step: record", f"step {step}")
         self._record(step, result.loss, lr, result.gradient_norm)
         return True
 
@@ -169,7 +169,7 @@ class Fit:
 
     def _validate(self) -> bool:
         """Score the present weights, and keep them if they are the best. False if a stop request came first."""
-        reach("validate", f"step {self.state.step}")
+        enter_phase("validate", f"step {self.state.step}")
         with self._evaluating() as network:
             try:
                 metrics, score = self.validate(network)
@@ -182,7 +182,7 @@ class Fit:
                 )
             self._on_recorder(lambda to: to.evaluation("validation", **self._place(self.state.step), metrics=metrics))
             if self.state.record_score(score):
-                reach("export best", f"step {self.state.step}")
+                enter_phase("export best", f"step {self.state.step}")
                 self.export_best(self.state)
         patience = self.intervals.patience
         self.state.finished_early = patience is not None and self.state.validations_without_gain >= patience

@@ -14,7 +14,7 @@ from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, write_json, write_text
 from jetmae.run_folder import RunFolder, find_run
 
-RECORDED_PACKAGES = ("jetmae", "torch", "timm", "deepspeed", "numpy", "h5py")
+LAUNCH_PACKAGES = ("jetmae", "torch", "timm", "deepspeed", "numpy", "h5py")
 
 
 def located(experiment: Experiment, runs_dir: Path) -> Experiment:
@@ -58,7 +58,7 @@ def write_launch_record(run: RunFolder, **start: object) -> None:
         **start,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_diff": _git("diff", "HEAD"),
-        "packages": {name: version(name) for name in RECORDED_PACKAGES},
+        "packages": {name: version(name) for name in LAUNCH_PACKAGES},
         "python": sys.version.split()[0],
     }
     write_json(run.launch, record)

@@ -24,7 +24,9 @@ def run_ranks(run_dir: Path, *, ranks: int, logs: Path, start: str) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         processes = [
-            _start(run_dir, rank_environment(rank, ranks, start), None if rank == 0 else logs / f"rank-{rank}.log")
+            _start(
+                run_dir, local_rank_environment(rank, ranks, start), None if rank == 0 else logs / f"rank-{rank}.log"
+            )
             for rank in range(ranks)
         ]
         pass_on = lambda number, _frame: [process.send_signal(number) for process in processes]  # noqa: E731
@@ -62,7 +64,7 @@ def _start(run_dir: Path, environment: dict[str, str], log: Path | None) -> subp
         return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
-def rank_environment(rank: int, ranks: int, start: str) -> dict[str, str]:
+def local_rank_environment(rank: int, ranks: int, start: str) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     defaults = {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo"}
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "JETMAE_START": start, "JETMAE_HOST": "127.0.0.1"}

@@ -14,7 +14,9 @@ class TrainJob:
         self.run_dir = str(run_dir)
 
     def __call__(self) -> None:
-        os.execve(sys.executable, [sys.executable, "-m", "jetmae.run", self.run_dir], rank_environment(os.environ))
+        os.execve(
+            sys.executable, [sys.executable, "-m", "jetmae.run", self.run_dir], slurm_rank_environment(os.environ)
+        )
 
 
 class CommandJob:
@@ -27,7 +29,7 @@ class CommandJob:
         os.execv(self.command[0], self.command)
 
 
-def rank_environment(slurm: os._Environ | dict[str, str]) -> dict[str, str]:
+def slurm_rank_environment(slurm: os._Environ | dict[str, str]) -> dict[str, str]:
     """This rank's environment, from what Slurm says of its task.
 
     JETMAE_START names this start of this job: ranks of another start do not meet it (runtime/rendezvous.py).

@@ -14,7 +14,7 @@ from rich.table import Table
 from jetmae import metrics
 from jetmae.metrics import UNKNOWN, ChannelMeasurement, Measurement
 from jetmae.report.controls import control_of
-from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
+from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -53,13 +53,13 @@ def comparison_table(run_folders: Iterable[Path]) -> list[Row]:
     return compare(read_runs(run_folders))
 
 
-def compare(runs: Sequence[Run]) -> list[Row]:
+def compare(runs: Sequence[RecordedRun]) -> list[Row]:
     """The rows of runs that were read already."""
     predictions = {run.name: run.predictions() for run in runs}
     return [_with_difference(_row(run, predictions[run.name]), run, runs, predictions) for run in runs]
 
 
-def _row(run: Run, predictions: Predictions | None) -> Row:
+def _row(run: RecordedRun, predictions: Predictions | None) -> Row:
     last = run.last("train") or run.last("validation")
     row = Row(run.name, run.kind, _state(run), int(last.get("samples", 0)), int(last.get("step", 0)))
     if run.kind == "pretrain":
@@ -77,7 +77,7 @@ def _row(run: Run, predictions: Predictions | None) -> Row:
     )
 
 
-def _state(run: Run) -> str:
+def _state(run: RecordedRun) -> str:
     if run.completed:
         return "finished"
     if not run.metrics:
@@ -87,7 +87,7 @@ def _state(run: Run) -> str:
     return f"not finished: step {run.metrics[-1]['step']}{so_far}"
 
 
-def _with_explained_variance(row: Row, run: Run) -> Row:
+def _with_explained_variance(row: Row, run: RecordedRun) -> Row:
     """Of every split there is; on test jets also beside what the mean of the training jets explains."""
     splits = {split: found for split in ("train", "test") if (found := run.reconstruction(split)) is not None}
     row = replace(row, explained_variance={split: _explained(found, found.sse) for split, found in splits.items()})
@@ -108,7 +108,9 @@ def _by_channel(found: Reconstruction, result: ChannelMeasurement) -> dict[str, 
     return dict(zip(found.channels, (Measurement(*pair) for pair in values), strict=True))
 
 
-def _with_difference(row: Row, run: Run, runs: Sequence[Run], predictions: dict[str, Predictions | None]) -> Row:
+def _with_difference(
+    row: Row, run: RecordedRun, runs: Sequence[RecordedRun], predictions: dict[str, Predictions | None]
+) -> Row:
     """Add the AUC difference to the scratch run of the same problem, if there is one and the run is not scratch."""
     evaluated = [name for name, found in predictions.items() if found is not None]
     if run.kind in ("scratch", "pretrain") or run.name not in evaluated:

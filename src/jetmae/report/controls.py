@@ -9,7 +9,7 @@ a control is not compared: with any other one, the difference would be that of t
 
 from collections.abc import Collection, Iterable, Sequence
 
-from jetmae.report.run_reader import Run
+from jetmae.report.run_reader import RecordedRun
 
 CONTROL = {"finetune": "scratch", "probe": "random probe"}
 
@@ -20,14 +20,16 @@ _SECTIONS = ("data", "model", "classify", "optim")  # `engine` and `log` change 
 _NO_MATTER = ("data.verify_hashes", "optim.max_skipped_steps")
 
 
-def control_of(run: Run, kind: str, runs: Sequence[Run], evaluated: Collection[str]) -> Run | None:
+def control_of(
+    run: RecordedRun, kind: str, runs: Sequence[RecordedRun], evaluated: Collection[str]
+) -> RecordedRun | None:
     """The evaluated run of a kind that `run` is compared with, by the rule above."""
     swept = _swept(run, kind, runs)
     alike = [other for other in _candidates(kind, runs, evaluated) if not _mismatch(run, other, swept)]
     return min(alike, key=lambda other: len(_differing(run, other)), default=None)
 
 
-def why_no_control(run: Run, kind: str, runs: Sequence[Run], evaluated: Collection[str]) -> str:
+def why_no_control(run: RecordedRun, kind: str, runs: Sequence[RecordedRun], evaluated: Collection[str]) -> str:
     """In what the nearest evaluated run of a kind is unlike `run`; empty if there is a control, or nothing to name."""
     swept = _swept(run, kind, runs)
     unlike = {other.name: _mismatch(run, other, swept) for other in _candidates(kind, runs, evaluated)}
@@ -39,7 +41,7 @@ def why_no_control(run: Run, kind: str, runs: Sequence[Run], evaluated: Collecti
     return f"No evaluated {kind} run is like {run.name}: the nearest, {nearest}, has {names}."
 
 
-def settings_of(run: Run) -> dict[str, object]:
+def settings_of(run: RecordedRun) -> dict[str, object]:
     """Dotted settings that decide what a run learns."""
     flat = {name: run.config.get(name) for name in ("seed", "init_from")}
     for section in _SECTIONS:
@@ -47,7 +49,7 @@ def settings_of(run: Run) -> dict[str, object]:
     return {name: value for name, value in flat.items() if name not in _NO_MATTER}
 
 
-def recipe_of(run: Run, control: Run) -> dict[str, object]:
+def recipe_of(run: RecordedRun, control: RecordedRun) -> dict[str, object]:
     """Settings of a pair without the seed, the control's where they are others: equal in pairs that may be averaged."""
     ours, theirs = settings_of(run), settings_of(control)
     different = [name for name in _differing(run, control) if name != "init_from"]
@@ -55,23 +57,23 @@ def recipe_of(run: Run, control: Run) -> dict[str, object]:
     return {name: value for name, value in recipe.items() if name != "seed"}
 
 
-def _candidates(kind: str, runs: Sequence[Run], evaluated: Collection[str]) -> list[Run]:
+def _candidates(kind: str, runs: Sequence[RecordedRun], evaluated: Collection[str]) -> list[RecordedRun]:
     return [other for other in runs if other.kind == kind and other.name in evaluated]
 
 
-def _swept(run: Run, kind: str, runs: Sequence[Run]) -> set[str]:
+def _swept(run: RecordedRun, kind: str, runs: Sequence[RecordedRun]) -> set[str]:
     """Settings with several values both among the runs of `run`'s kind and of the other, all on `run`'s problem."""
     same = [other for other in runs if _problem_of(other) == _problem_of(run)]
     return _varied(other for other in same if other.kind == run.kind) & _varied(o for o in same if o.kind == kind)
 
 
-def _varied(runs: Iterable[Run]) -> set[str]:
+def _varied(runs: Iterable[RecordedRun]) -> set[str]:
     values = [settings_of(run) for run in runs]
     names = {name for settings in values for name in settings}
     return {name for name in names if any(settings.get(name) != values[0].get(name) for settings in values)}
 
 
-def _problem_of(run: Run) -> dict[str, object]:
+def _problem_of(run: RecordedRun) -> dict[str, object]:
     return {name: value for name, value in settings_of(run).items() if _is_problem(name)}
 
 
@@ -79,11 +81,11 @@ def _is_problem(name: str) -> bool:
     return name in PROBLEM or name.startswith("model.")
 
 
-def _mismatch(run: Run, other: Run, swept: Collection[str]) -> list[str]:
+def _mismatch(run: RecordedRun, other: RecordedRun, swept: Collection[str]) -> list[str]:
     """Settings that forbid to compare the two."""
     return [name for name in _differing(run, other) if _is_problem(name) or name in swept]
 
 
-def _differing(run: Run, other: Run) -> list[str]:
+def _differing(run: RecordedRun, other: RecordedRun) -> list[str]:
     ours, theirs = settings_of(run), settings_of(other)
     return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]

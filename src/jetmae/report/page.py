@@ -30,8 +30,8 @@ from jetmae.report.comparison import (
     explained_variance_columns,
     print_table,
 )
-from jetmae.report.run_reader import Predictions, Reconstruction, Run, read_runs
-from jetmae.report.verdict import headline
+from jetmae.report.conclusions import headline
+from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
 from jetmae.run_folder import RunFolder
 from jetmae.watch.parts import Parts
 from jetmae.watch.status import ledger_of, queue_for, status_of
@@ -97,7 +97,7 @@ def _write(path: Path, content: bytes) -> None:
         raise JetmaeError(f"cannot write {path} ({error.strerror}); choose another output folder") from error
 
 
-def page_content(runs: Sequence[Run], title: str) -> dict[str, Any]:
+def page_content(runs: Sequence[RecordedRun], title: str) -> dict[str, Any]:
     """Everything the template shows, by name."""
     rows = compare(runs)
     sentences = headline(runs)
@@ -126,7 +126,7 @@ def _pictures_of(content: dict[str, Any]) -> list[Picture]:
     return pictures
 
 
-def _curves(runs: Sequence[Run]) -> list[Picture]:
+def _curves(runs: Sequence[RecordedRun]) -> list[Picture]:
     figures = [
         ("loss_curves", plots.loss_curves(runs), "Loss and validation AUC of all runs against jets seen", ""),
         ("learning_rate", plots.learning_rates(runs), "Learning rate of all runs against jets seen", ""),
@@ -134,7 +134,7 @@ def _curves(runs: Sequence[Run]) -> list[Picture]:
     return [_picture(name, figure, text, caption) for name, figure, text, caption in figures if figure]
 
 
-def _classification(runs: Sequence[Run]) -> list[Picture]:
+def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     found = _all_predictions(runs)
     if not found:
         return []
@@ -153,7 +153,7 @@ def _classification(runs: Sequence[Run]) -> list[Picture]:
     return [_picture(name, figure, text, caption) for name, figure, text, caption in figures if figure]
 
 
-def _all_predictions(runs: Sequence[Run]) -> dict[str, Predictions]:
+def _all_predictions(runs: Sequence[RecordedRun]) -> dict[str, Predictions]:
     found = {run.name: run.predictions() for run in runs if run.kind != "pretrain"}
     return {name: predictions for name, predictions in found.items() if predictions is not None}
 
@@ -163,7 +163,7 @@ def _class_names(found: dict[str, Predictions]) -> tuple[str, str]:
     return signal, background
 
 
-def _confusion(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _confusion(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     """Counts at a score of 0.5, per run."""
     tables = []
     for name, found in _all_predictions(runs).items():
@@ -173,7 +173,7 @@ def _confusion(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return tables
 
 
-def _pretraining(run: Run, row: Row) -> dict[str, Any]:
+def _pretraining(run: RecordedRun, row: Row) -> dict[str, Any]:
     splits = {split: run.reconstruction(split) for split in ("train", "test")}
     splits = {split: found for split, found in splits.items() if found is not None}
     events = [_event(run, split, found, example) for split, found, example in _examples(splits)]
@@ -191,7 +191,7 @@ def _pretraining(run: Run, row: Row) -> dict[str, Any]:
     }
 
 
-def _bars(run: Run, row: Row) -> list[Picture]:
+def _bars(run: RecordedRun, row: Row) -> list[Picture]:
     if not row.explained_variance:
         return []
     figure = plots.explained_variance_bars(row.explained_variance, row.by_mean_image)
@@ -206,7 +206,7 @@ def _examples(splits: dict[str, Reconstruction]) -> Iterable[tuple[str, Reconstr
             yield split, found, labels.index(label)
 
 
-def _event(run: Run, split: str, found: Reconstruction, example: int) -> tuple[Picture, bool]:
+def _event(run: RecordedRun, split: str, found: Reconstruction, example: int) -> tuple[Picture, bool]:
     """The picture, and whether it is the split's first."""
     of_class = f", {found.classes[int(found.label[example])]}" if found.label is not None else ""
     caption = f"{'Training' if split == 'train' else 'Test'} jet{of_class}; {_share(found, example)} of it hidden."
@@ -219,7 +219,7 @@ def _share(found: Reconstruction, example: int) -> str:
     return f"{100 * found.mask[example].mean():.0f} %"
 
 
-def _mean_picture(run: Run, split: str, found: Reconstruction) -> Picture:
+def _mean_picture(run: RecordedRun, split: str, found: Reconstruction) -> Picture:
     jets = f"{'training' if split == 'train' else 'test'} jets"
     number = "" if found.pictured_jets is None else f"{found.pictured_jets} "
     caption = f"Mean over {number}{jets}, each pixel where it was hidden."
@@ -238,7 +238,7 @@ def unit_notes(found: Reconstruction | None) -> list[str]:
     return [f"Not in GeV: {names}. Images scaled per sample: absolute GeV is lost, so closure in GeV is not defined."]
 
 
-def _times(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _times(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     """Where the time of each run went, as far as it has started: seconds and share per part."""
     folders = [RunFolder(run.folder) for run in runs]
     queue = queue_for(folders)
@@ -246,7 +246,7 @@ def _times(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [_time(run, ledger.parts) for run, ledger in zip(runs, ledgers, strict=True) if ledger]
 
 
-def _time(run: Run, parts: Parts) -> dict[str, Any]:
+def _time(run: RecordedRun, parts: Parts) -> dict[str, Any]:
     shown = [
         {"name": name, "time": short_duration(part_s), "share": share, "percent": percent(share)}
         for name, part_s, share in parts.shown()
@@ -259,7 +259,7 @@ def _time(run: Run, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _setup(run: Run, row: Row) -> dict[str, Any]:
+def _setup(run: RecordedRun, row: Row) -> dict[str, Any]:
     data = run.config.get("data") or {}
     train = run.last("train")
     return {
@@ -276,7 +276,7 @@ def _setup(run: Run, row: Row) -> dict[str, Any]:
     }
 
 
-def _attempts(run: Run) -> str:
+def _attempts(run: RecordedRun) -> str:
     """`2 (preempted, completed)`"""
     numbers = {line.get("attempt") for line in run.attempts}
     causes = Counter(str(line.get("cause")) for line in run.attempts if line.get("event") == "end")

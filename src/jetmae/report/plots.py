@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jetmae import metrics
 from jetmae.metrics import Measurement
-from jetmae.report.run_reader import Predictions, Reconstruction, Run
+from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun
 
 KIND_COLOUR = {
     "finetune": "#0072B2",
@@ -51,7 +51,7 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def run_styles(runs: Iterable[Run]) -> dict[str, Style]:
+def run_styles(runs: Iterable[RecordedRun]) -> dict[str, Style]:
     """Colour by kind, line style by the run's number within its kind."""
     seen: Counter[str] = Counter()
     styles = {}
@@ -65,7 +65,7 @@ def run_styles(runs: Iterable[Run]) -> dict[str, Style]:
 # --- curves ----------------------------------------------------------------------------------------------------------
 
 
-def loss_curves(runs: Sequence[Run]) -> Figure | None:
+def loss_curves(runs: Sequence[RecordedRun]) -> Figure | None:
     """Pretraining loss, classification loss and validation AUC against jets seen, one panel each."""
     classifiers = [run for run in runs if run.kind != "pretrain"]
     panels = [
@@ -85,7 +85,7 @@ def loss_curves(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def learning_rates(runs: Sequence[Run]) -> Figure | None:
+def learning_rates(runs: Sequence[RecordedRun]) -> Figure | None:
     """Learning rate of every run against jets seen, on a logarithmic axis."""
     members = [run for run in runs if _has(run, "lr", ("train",))]
     if not members:
@@ -100,11 +100,13 @@ def learning_rates(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _has(run: Run, key: str, splits: Sequence[str]) -> bool:
+def _has(run: RecordedRun, key: str, splits: Sequence[str]) -> bool:
     return any(run.series(split, key)[0].size for split in splits)
 
 
-def _draw_series(ax: Axes, runs: Sequence[Run], styles: Mapping[str, Style], key: str, splits: Sequence[str]) -> None:
+def _draw_series(
+    ax: Axes, runs: Sequence[RecordedRun], styles: Mapping[str, Style], key: str, splits: Sequence[str]
+) -> None:
     """Training: every step faintly, a running mean on top, thin. Validation: thick, with points."""
     for run in runs:
         style = styles[run.name]

@@ -56,7 +56,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One run folder, read once. `metrics` holds one entry per split and step, in order of the steps."""
 
     folder: Path
@@ -94,7 +94,7 @@ class Run:
         return Reconstruction(**{**arrays, **text, **single, "classes": classes})
 
 
-def read_runs(folders: Iterable[Path]) -> list[Run]:
+def read_runs(folders: Iterable[Path]) -> list[RecordedRun]:
     """All runs, each folder once, in the order of `KINDS` and then by name; names are made to differ."""
     unique = dict.fromkeys(Path(folder).resolve() for folder in folders)
     if not unique:
@@ -106,10 +106,10 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     return _distinct_names(runs)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RecordedRun:
     """Read config, metrics and attempts of one run folder."""
     config_text, config = _read_config(folder)
-    return Run(
+    return RecordedRun(
         folder=folder,
         name=folder.name,
         kind=_kind(folder, config),
@@ -180,6 +180,6 @@ def _class_names(classes: NDArray) -> tuple[str, str]:
     return names if len(names) == 2 else ("class 0", "class 1")
 
 
-def _distinct_names(runs: list[Run]) -> list[Run]:
+def _distinct_names(runs: list[RecordedRun]) -> list[RecordedRun]:
     names = [run.name for run in runs]
     return [replace(r, name=f"{r.folder.parent.name}/{r.name}") if names.count(r.name) > 1 else r for r in runs]

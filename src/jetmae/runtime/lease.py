@@ -33,7 +33,7 @@ from pathlib import Path
 
 from jetmae.errors import FolderBusy
 from jetmae.files import refresh, write_json
-from jetmae.runtime.liveness.phases import reach
+from jetmae.runtime.liveness.phases import enter_phase
 from jetmae.slurm.job import job_id, restart_count
 
 LEASE_S = 30.0
@@ -155,7 +155,7 @@ def _watch(root: Path, seen: _Seen) -> _Seen:
     """What the lease says as soon as it says something else, or after LEASE_S."""
     deadline_s = time.monotonic() + LEASE_S
     while (later := _newest(root)) == seen and time.monotonic() < deadline_s:
-        reach("lease: wait", f"for {seen.owner}")
+        enter_phase("lease: wait", f"for {seen.owner}")
         time.sleep(POLL_S)
     return later
 

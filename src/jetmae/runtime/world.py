@@ -23,7 +23,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Agreement:
     """What at least one rank says."""
 
     stop: bool
@@ -73,7 +73,7 @@ class World:
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor
 
-    def agree(self, *, error: JetmaeError | None = None, stop: bool = False, busy: bool = False) -> Verdict:
+    def agree(self, *, error: JetmaeError | None = None, stop: bool = False, busy: bool = False) -> Agreement:
         """One verdict for all ranks: raise if any has an error, else whether any wants to stop or is busy.
 
         Raises:
@@ -84,7 +84,7 @@ class World:
             failed = [(rank, failure) for rank, failure in enumerate(self.gather(error)) if failure is not None]
             rank, failure = failed[0]
             raise type(failure)(f"rank {rank}: {failure}" if self.size > 1 else str(failure)) from error
-        return Verdict(stop=bool(flags[1]), busy=bool(flags[2]))
+        return Agreement(stop=bool(flags[1]), busy=bool(flags[2]))
 
     def together(self, action: Callable[[], T], *, stop: Callable[[], bool] = lambda: False) -> T:
         """Do something that can fail on some ranks only; all ranks learn of it.

@@ -63,7 +63,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Scene:
+class TaskContext:
     """What every task needs from its surroundings."""
 
     images: ImageMaker
@@ -97,25 +97,25 @@ def precision_of(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-class Reconstruct:
+class ReconstructionTask:
     """Predict the pixels of the hidden patches."""
 
     evaluation_name = "reconstruction"
 
-    def __init__(self, experiment: Experiment, scene: Scene, channels: tuple[str, ...]):
+    def __init__(self, experiment: Experiment, context: TaskContext, channels: tuple[str, ...]):
         settings = experiment.reconstruct
-        self.experiment, self.settings, self.scene, self.channels = experiment, settings, scene, channels
+        self.experiment, self.settings, self.context, self.channels = experiment, settings, context, channels
         self.network = self.make_network()
         self.encoder = self.network.encoder
         self.num_patches = self.network.encoder.pos_embed.shape[1] - 1
         self.noise_columns = self.num_patches + len(drop_paths(self.network))
         weights = settings.channel_weights
-        self.channel_weights_C = None if weights is None else torch.tensor(weights, device=scene.world.device)
+        self.channel_weights_C = None if weights is None else torch.tensor(weights, device=context.world.device)
         self._mean_image: tuple[Tensor, Tensor] | None = None  # as targets (L, P), and the variance of each value
 
     def make_network(self) -> MaskedAutoencoder:
         return MaskedAutoencoder(
-            self.scene.image_shape,
+            self.context.image_shape,
             **self.experiment.model.model_dump(),
             decoder_dim=self.settings.decoder_dim,
             decoder_depth=self.settings.decoder_depth,
@@ -126,7 +126,7 @@ class Reconstruct:
         return parameter_groups(self.network, weight_decay=self.experiment.optim.weight_decay)
 
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        batch, images_BCHW = self.scene.dense(batch, network)
+        batch, images_BCHW = self.context.dense(batch, network)
         set_drop_path_noise(self.network, batch.noise_BN[:, self.num_patches :])
         prediction_BMP, target_BMP, _ = self._predict(network, batch, images_BCHW)
         return self._loss(prediction_BMP, target_BMP)
@@ -137,13 +137,13 @@ class Reconstruct:
 
         A network that has learnt the average jet, and nothing of the single one, does no better than that.
         """
-        world, channels, patch_size = self.scene.world, len(self.channels), self.experiment.model.patch_size
+        world, channels, patch_size = self.context.world, len(self.channels), self.experiment.model.patch_size
         size = (2, self.num_patches, channels * patch_size**2)
         sums_2LP = torch.zeros(size, dtype=torch.float64, device=world.device)  # of the values and of their squares
         num_jets = torch.zeros((), dtype=torch.int64, device=world.device)
         for batch in batches:
             batch = batch.to(world.device)
-            patches_BLP = channel_last(patchify(self.scene.images(batch), patch_size), channels)
+            patches_BLP = channel_last(patchify(self.context.images(batch), patch_size), channels)
             targets_BLP = self._in_loss_space(patches_BLP)[batch.counts_B].double()
             sums_2LP += torch.stack([targets_BLP.sum(dim=0), (targets_BLP**2).sum(dim=0)])
             num_jets += batch.counts_B.sum()
@@ -157,12 +157,12 @@ class Reconstruct:
         `sse_of_mean_image`."""
         ids, sums = [], defaultdict(list)
         for batch in batches:
-            batch, images_BCHW = self.scene.dense(batch, network)
+            batch, images_BCHW = self.context.dense(batch, network)
             predicted = self._predict(network, batch, images_BCHW)
             ids.append(batch.ids_B[batch.counts_B])
             for name, values in self._sums_per_jet(*predicted).items():
                 sums[name].append(values[batch.counts_B])
-        per_jet = self.scene.collect(ids, sums)
+        per_jet = self.context.collect(ids, sums)
         pixels = int(self.num_patches - int(self.num_patches * (1 - self.settings.mask_ratio)))
         per_jet["count"] = np.full(len(per_jet["sample_id"]), pixels * self.experiment.model.patch_size**2)
         explained = explained_variance(per_jet["sse"], per_jet["sum"], per_jet["sum_of_squares"], per_jet["count"])
@@ -180,14 +180,14 @@ class Reconstruct:
 
         The reconstruction is the prediction where the image was hidden and the image elsewhere.
         """
-        batch, images_BCHW = self.scene.dense(batch, network)
+        batch, images_BCHW = self.context.dense(batch, network)
         prediction_BMP, target_BMP, masked_BM = self._predict(network, batch, images_BCHW)
         if self.settings.norm_pix_loss:
             variance, mean = torch.var_mean(target_BMP, dim=-1, keepdim=True)
             prediction_BMP = prediction_BMP * (variance + 1e-6).sqrt() + mean
         mask_BCHW = self._on_image(torch.ones_like(prediction_BMP), masked_BM) > 0
         predicted_BCHW = torch.where(mask_BCHW, self._on_image(prediction_BMP, masked_BM), images_BCHW)
-        in_source_units = self.scene.images.to_source_units
+        in_source_units = self.context.images.to_source_units
         return {
             "image": in_source_units(images_BCHW.float()).cpu().numpy(),
             "reconstruction": in_source_units(predicted_BCHW.float()).cpu().numpy(),
@@ -258,22 +258,22 @@ class Reconstruct:
         empty_BLP = torch.zeros(size, dtype=values_BMP.dtype, device=values_BMP.device)
         places_BMP = masked_BM[..., None].expand_as(values_BMP)
         patches_BLP = empty_BLP.scatter(1, places_BMP, channel_first(values_BMP, len(self.channels)))
-        return unpatchify(patches_BLP, self.scene.image_shape, self.experiment.model.patch_size)
+        return unpatchify(patches_BLP, self.context.image_shape, self.experiment.model.patch_size)
 
 
-class Classify:
+class ClassificationTask:
     """Tell class 1 from class 0; everything is trained (finetune, scratch)."""
 
     evaluation_name = "predictions"
 
-    def __init__(self, experiment: Experiment, scene: Scene):
-        self.experiment, self.scene = experiment, scene
+    def __init__(self, experiment: Experiment, context: TaskContext):
+        self.experiment, self.context = experiment, context
         self.network = self.make_network()
         self.encoder = self.network.encoder
         self.noise_columns = len(drop_paths(self.network))
 
     def make_network(self) -> nn.Module:
-        encoder = Encoder(self.scene.image_shape, **self.experiment.model.model_dump())
+        encoder = Encoder(self.context.image_shape, **self.experiment.model.model_dump())
         pooling = self.experiment.classify.pooling
         return Classifier(encoder, patch_size=self.experiment.model.patch_size, pooling=pooling)
 
@@ -282,7 +282,7 @@ class Classify:
         return parameter_groups(self.network, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay)
 
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        set_drop_path_noise(self.network, batch.noise_BN.to(self.scene.world.device))
+        set_drop_path_noise(self.network, batch.noise_BN.to(self.context.world.device))
         return F.binary_cross_entropy_with_logits(self.logits(network, batch), self.labels(batch))
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[dict, dict[str, NDArray]]:
@@ -295,7 +295,7 @@ class Classify:
             ids.append(batch.ids_B[counts_B])
             for name, values in (("score", logits_B.sigmoid()), ("label", label_B), ("loss", loss_B.double())):
                 columns[name].append(values[counts_B])
-        per_jet = self.scene.collect(ids, columns)
+        per_jet = self.context.collect(ids, columns)
         loss, score, label = per_jet.pop("loss"), per_jet["score"], per_jet["label"].astype(np.int8)
         metrics = {
             "loss": float(loss.mean()),
@@ -308,25 +308,25 @@ class Classify:
         return -metrics["loss"]
 
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        _, images_BCHW = self.scene.dense(batch, network)
+        _, images_BCHW = self.context.dense(batch, network)
         return network(images_BCHW).float()
 
     def evaluation_arrays(self, network: nn.Module, per_jet: dict, batches: Iterable[Batch]) -> dict[str, NDArray]:
         return {**per_jet, "score": per_jet["score"].astype(np.float32)}
 
     def labels(self, batch: Batch) -> Tensor:
-        return batch.label_B.to(self.scene.world.device, torch.float32)
+        return batch.label_B.to(self.context.world.device, torch.float32)
 
 
-class Probe(Classify):
+class ProbeTask(ClassificationTask):
     """Tell the classes apart with one linear layer on what a frozen encoder says.
 
     Nothing random happens to the images and the encoder does not change, so each jet's features are computed once,
     before the first step (`use_features`), and the loop trains on those.
     """
 
-    def __init__(self, experiment: Experiment, scene: Scene):
-        self.experiment, self.scene = experiment, scene
+    def __init__(self, experiment: Experiment, context: TaskContext):
+        self.experiment, self.context = experiment, context
         self.classifier = super().make_network()
         self.encoder = self.classifier.encoder
         self.network = self.make_network()
@@ -349,11 +349,11 @@ class Probe(Classify):
         exchanged batch by batch, because the features of millions of jets leave no room for a second copy.
         """
         ids_N, features_NF = torch.from_numpy(ids), torch.full((len(ids), self.classifier.num_features), torch.nan)
-        frozen = self.classifier.to(self.scene.world.device).eval()
-        gather_rows = self.scene.world.gather_rows
+        frozen = self.classifier.to(self.context.world.device).eval()
+        gather_rows = self.context.world.gather_rows
         with torch.no_grad():
             for batch in batches:
-                batch, images_BCHW = self.scene.dense(batch, frozen)
+                batch, images_BCHW = self.context.dense(batch, frozen)
                 counted_R = gather_rows(batch.counts_B.to(torch.uint8)).bool()
                 ids_R, features_RF = gather_rows(batch.ids_B), gather_rows(frozen.features(images_BCHW))
                 rows = torch.searchsorted(ids_N, ids_R[counted_R].cpu())
@@ -364,11 +364,11 @@ class Probe(Classify):
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         ids_N, features_NF = self._features[batch.split]
         features_BF = features_NF[torch.searchsorted(ids_N, batch.ids_B.cpu())]
-        return network(features_BF.to(self.scene.world.device)).float()
+        return network(features_BF.to(self.context.world.device)).float()
 
 
-def make_task(experiment: Experiment, scene: Scene, channels: tuple[str, ...]) -> Task:
+def make_task(experiment: Experiment, context: TaskContext, channels: tuple[str, ...]) -> Task:
     """The table at the top of this file."""
     if experiment.task == "pretrain":
-        return Reconstruct(experiment, scene, channels)
-    return (Probe if experiment.task == "probe" else Classify)(experiment, scene)
+        return ReconstructionTask(experiment, context, channels)
+    return (ProbeTask if experiment.task == "probe" else ClassificationTask)(experiment, context)

@@ -12,7 +12,7 @@ from jetmae.watch.trace import Mark, Trace
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeSpan:
     """From the end of the attempt before, or the first submission, to the end of this one."""
 
     begin_s: float
@@ -21,7 +21,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Course:
+class StepRange:
     """Steps: where an attempt began, how far it came, what it left behind, and how far any attempt before it came."""
 
     resumed: int
@@ -31,7 +31,7 @@ class Course:
     ended_in_a_commit: bool
 
 
-def breakdown(trace: Trace, span: Span, course: Course, step_s: float | None) -> Parts:
+def breakdown(trace: Trace, span: TimeSpan, course: StepRange, step_s: float | None) -> Parts:
     """The parts of a span.
 
     The first step is taken to have begun `step_s`, the time of a typical one, before it was done: what it took longer
@@ -53,7 +53,7 @@ def breakdown(trace: Trace, span: Span, course: Course, step_s: float | None) ->
     return watch.parts()
 
 
-def _marks(trace: Trace, span: Span, course: Course) -> list[Mark]:
+def _marks(trace: Trace, span: TimeSpan, course: StepRange) -> list[Mark]:
     """The signs of life of an attempt; a good end is one more."""
     end = [Mark(course.reached, span.end_s, span.end_s)] if course.ended_in_a_commit else []
     return [*trace.marks(), *end]

@@ -41,7 +41,7 @@ def lifetimes_s(mtbf_s: float, seed: int) -> Iterator[float]:
         yield from generator(seed, Purpose.FAILURES, block).exponential(mtbf_s, LIFETIMES_PER_DRAW).tolist()
 
 
-def simulate(costs: Costs, interval_s: float, lifetimes: Iterable[float], length_s: float) -> Parts:
+def simulate_goodput(costs: Costs, interval_s: float, lifetimes: Iterable[float], length_s: float) -> Parts:
     """The parts of the first `length_s` of a run that saves after every `interval_s` of training.
 
     Each job fails when its lifetime, which begins with its start, is over; there must be enough lifetimes. The time

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 
 from rich.table import Table
 
-from jetmae.watch.figures import Figure
-from jetmae.watch.goodput import Costs, best_interval_s, lifetimes_s, simulate
+from jetmae.watch.goodput import Costs, best_interval_s, lifetimes_s, simulate_goodput
+from jetmae.watch.measured_times import MeasuredTime
 from jetmae.watch.tables import console, percent, short_duration
 
 NUM_GPUS = tuple(2**power for power in range(3, 15))
@@ -30,20 +30,20 @@ def outlook(costs: Costs, num_gpus: int, *, step_s: float, interval_s: float, mt
     mtbf_s = mtbf_gpu_s / num_gpus
     steps = max(1, round(best_interval_s(costs, mtbf_s) / step_s))
     best, present = (
-        simulate(costs, every_s, lifetimes_s(mtbf_s, seed=0), FAILURES * mtbf_s).goodput
+        simulate_goodput(costs, every_s, lifetimes_s(mtbf_s, seed=0), FAILURES * mtbf_s).goodput
         for every_s in (steps * step_s, interval_s)
     )
     return Outlook(num_gpus, DAY_S / mtbf_s, steps, best, present)
 
 
-def print_goodput(figures: Mapping[str, Figure], mtbf_gpu_s: float, mtbf_origin: str) -> None:
-    """`figures` has step_s, interval_s, and the costs of a failure and a save."""
-    seconds = {name: figure.value_s for name, figure in figures.items()}
+def print_goodput(times: Mapping[str, MeasuredTime], mtbf_gpu_s: float, mtbf_origin: str) -> None:
+    """`times` has step_s, interval_s, and the costs of a failure and a save."""
+    seconds = {name: time.value_s for name, time in times.items()}
     costs = Costs(**{field.name: seconds[field.name] for field in fields(Costs)})
     step_s, interval_s = seconds["step_s"], seconds["interval_s"]
     rows = [outlook(costs, n, step_s=step_s, interval_s=interval_s, mtbf_gpu_s=mtbf_gpu_s) for n in NUM_GPUS]
     out = console()
-    out.print(_figures(figures, mtbf_gpu_s, mtbf_origin))
+    out.print(_times(times, mtbf_gpu_s, mtbf_origin))
     out.print()
     out.print(_outlooks(rows, step_s, interval_s))
     out.print(
@@ -51,13 +51,13 @@ def print_goodput(figures: Mapping[str, Figure], mtbf_gpu_s: float, mtbf_origin:
     )
 
 
-def _figures(figures: Mapping[str, Figure], mtbf_gpu_s: float, mtbf_origin: str) -> Table:
+def _times(times: Mapping[str, MeasuredTime], mtbf_gpu_s: float, mtbf_origin: str) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    for name, figure in figures.items():
-        table.add_row(name.removesuffix("_s").replace("_", " "), f"{figure.value_s:.4g} s", figure.origin)
+    for name, time in times.items():
+        table.add_row(name.removesuffix("_s").replace("_", " "), f"{time.value_s:.4g} s", time.origin)
     table.add_row("mtbf gpu", f"{mtbf_gpu_s / 3600:,.0f} h", mtbf_origin)
     return table
 

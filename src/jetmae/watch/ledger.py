@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jetmae.slurm.queue import JobStart
-from jetmae.watch.breakdown import Course, Span, breakdown
+from jetmae.watch.breakdown import StepRange, TimeSpan, breakdown
 from jetmae.watch.parts import Parts
 from jetmae.watch.trace import Trace, traces_of, typical_step_s
 
@@ -28,7 +28,7 @@ class Attempt:
     """One start of a run. `parts` go from the end of the attempt before, or the first submission, to its own end."""
 
     trace: Trace
-    course: Course
+    course: StepRange
     num_gpus: int  # as Slurm gave them; 0 where it does not say
     ended_at_s: float
     parts: Parts
@@ -111,13 +111,13 @@ def _job_start(trace: Trace, job_starts: Mapping[str, list[JobStart]]) -> JobSta
 
 def _spans(
     traces: list[Trace], jobs: list[JobStart | None], launches_s: Sequence[float], now_s: float | None
-) -> list[Span]:
+) -> list[TimeSpan]:
     """Each attempt ends before the next one begins, whatever the clocks of their nodes say."""
     next_s = [*(trace.started_at_s for trace in traces[1:]), float("inf")]
     ends_s = [min(_end_s(*row, now_s), limit_s) for *row, limit_s in zip(traces, jobs, next_s, strict=True)]
     begins_s = [_first_submission_s(traces[0], jobs[0], launches_s), *ends_s[:-1]]
     queued_s = [_queued_until_s(*row, launches_s) for row in zip(traces, jobs, begins_s, strict=True)]
-    return [Span(*row) for row in zip(begins_s, queued_s, ends_s, strict=True)]
+    return [TimeSpan(*row) for row in zip(begins_s, queued_s, ends_s, strict=True)]
 
 
 def _end_s(trace: Trace, job: JobStart | None, now_s: float | None) -> float:
@@ -142,24 +142,24 @@ def _queued_until_s(trace: Trace, job: JobStart | None, begin_s: float, launches
     return max([begin_s, *(launch_s for launch_s in launches_s if launch_s <= trace.started_at_s)])
 
 
-def _courses(traces: list[Trace], newest_commit: int) -> list[Course]:
+def _courses(traces: list[Trace], newest_commit: int) -> list[StepRange]:
     """What the steps of each attempt were; a killed one's last commit is told by the next one's start."""
     committed: list[int] = []
     after = newest_commit
     for trace in reversed(traces):
         committed.insert(0, after if trace.committed_step is None else trace.committed_step)
         after = committed[0] if trace.resumed_step is None else trace.resumed_step
-    courses: list[Course] = []
+    courses: list[StepRange] = []
     for trace, own, before in zip(traces, committed, [0, *committed], strict=False):
         resumed = before if trace.resumed_step is None else trace.resumed_step
         reached = max([resumed, own, *(mark.step for mark in trace.marks())])
         good = trace.cause == "completed" or (trace.left_by_itself and own >= reached > resumed)
         done_before = max((course.reached for course in courses), default=0)
-        courses.append(Course(resumed, reached, own, done_before, good))
+        courses.append(StepRange(resumed, reached, own, done_before, good))
     return courses
 
 
-def _attempt(trace: Trace, job: JobStart | None, span: Span, course: Course, step_s: float | None) -> Attempt:
+def _attempt(trace: Trace, job: JobStart | None, span: TimeSpan, course: StepRange, step_s: float | None) -> Attempt:
     parts = breakdown(trace, span, course, step_s)
     num_gpus = job.num_gpus if job else 0
     return Attempt(trace=trace, course=course, num_gpus=num_gpus, ended_at_s=span.end_s, parts=parts)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetmae.data.convert.compare import compare_with_sources
-from jetmae.data.convert.division import PlannedPart, make_plan
+from jetmae.data.convert.division import PlannedPart, plan_conversion
 from jetmae.data.convert.output import built_aside, refuse_existing
 from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.integrity import sha256_of
@@ -98,7 +98,7 @@ def convert(
     """
     source_options, options = source_options or SourceOptions(), options or ConvertOptions()
     refuse_existing(output, overwrite)
-    plan = make_plan(sources, source_options, fractions=options.fractions, seed=options.seed)
+    plan = plan_conversion(sources, source_options, fractions=options.fractions, seed=options.seed)
     manifest = _describe_dataset(plan, source_options, options)
     plan = [_checked_labels(planned, manifest.classes) for planned in plan]
     with built_aside(output) as folder:

@@ -32,7 +32,7 @@ class PlannedPart:
     split_of_row: NDArray[np.uint8]
 
 
-def make_plan(
+def plan_conversion(
     sources: Sequence[str], options: SourceOptions, *, fractions: Sequence[float], seed: int
 ) -> list[PlannedPart]:
     """Open all sources and decide the split of every jet."""

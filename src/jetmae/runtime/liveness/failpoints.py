@@ -41,7 +41,7 @@ class Failpoint:
     once: Path | None
     _times: Iterator[int] = field(default_factory=lambda: itertools.count(1), compare=False)
 
-    def reach(self, phase: str) -> None:
+    def enter_phase(self, phase: str) -> None:
         """Strike, if this is the place and the time."""
         if phase == self.phase and self.nth in (None, next(self._times)) and self._is_first():
             self._strike()

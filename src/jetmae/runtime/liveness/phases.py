@@ -1,6 +1,6 @@
 """Where a rank is in its life.
 
-`reach("step: fetch")` says that this rank has come to a place that has a name. Its watchdog (watchdog.py) reads
+`enter_phase("step: fetch")` says that this rank has come to a place that has a name. Its watchdog (watchdog.py) reads
 that from shared memory and takes it for a sign of life; without a watchdog nobody reads it. It is also where the chaos
 tests strike (failpoints.py). A call costs half a microsecond.
 
@@ -25,7 +25,7 @@ END = "end"  # the last phase: whatever this rank had to say is said
 
 
 @dataclass(frozen=True)
-class Place:
+class Phase:
     """The `count`-th phase that a rank has reached, and how long it may stay there."""
 
     count: int
@@ -37,7 +37,7 @@ class Place:
         return f"'{self.phase}'" + (f" ({self.detail})" if self.detail else "")
 
 
-class Post:
+class PhaseMemory:
     """The memory in which a rank leaves its place. One process writes, another reads."""
 
     RECORD = struct.Struct("<Qd96s256s")
@@ -55,47 +55,47 @@ class Post:
         self._count += 1
         self._memory[:] = self.RECORD.pack(self._count, self.limit_s, *self._texts)
 
-    def read(self) -> Place:
+    def read(self) -> Phase:
         """What reads twice the same is not half written."""
         seen = self._memory[:]
         while seen != (again := self._memory[:]):
             seen = again
         count, limit_s, *texts = self.RECORD.unpack(seen)
-        return Place(count, limit_s, *(text.rstrip(b"\0").decode(errors="replace") for text in texts))
+        return Phase(count, limit_s, *(text.rstrip(b"\0").decode(errors="replace") for text in texts))
 
 
-_post = Post()
+_post = PhaseMemory()
 
 
-def post_at(descriptor: int) -> None:
+def share_phase_at(descriptor: int) -> None:
     """From now on leave this rank's place in the file behind a descriptor."""
     global _post
-    os.truncate(descriptor, Post.RECORD.size)
-    _post = Post(descriptor)
+    os.truncate(descriptor, PhaseMemory.RECORD.size)
+    _post = PhaseMemory(descriptor)
     _post.write("import", "")
 
 
-def reach(phase: str, detail: str = "") -> None:
+def enter_phase(phase: str, detail: str = "") -> None:
     """Say that this rank has come to `phase`; `detail` is what a person would like to know if it stays there."""
     if threading.current_thread() is threading.main_thread():
         _post.write(phase, detail)
     for failpoint in _failpoints():
-        failpoint.reach(phase)
+        failpoint.enter_phase(phase)
 
 
-def still_here() -> None:
+def heartbeat() -> None:
     """A sign of life from a place that takes long, such as a file of hundreds of gigabytes."""
     if threading.current_thread() is threading.main_thread():
         _post.write_again()
 
 
-def told(items: Iterable[T], activity: str) -> Iterator[T]:
+def with_phases(items: Iterable[T], activity: str) -> Iterator[T]:
     """The items; `ACTIVITY: fetch` is reached before each of them and `ACTIVITY: compute` when it is there."""
-    reach(f"{activity}: fetch")
+    enter_phase(f"{activity}: fetch")
     for item in items:
-        reach(f"{activity}: compute")
+        enter_phase(f"{activity}: compute")
         yield item
-        reach(f"{activity}: fetch")
+        enter_phase(f"{activity}: fetch")
 
 
 def set_limit(limit_s: float) -> None:
@@ -103,7 +103,7 @@ def set_limit(limit_s: float) -> None:
     _post.limit_s = limit_s
 
 
-def here() -> Place:
+def current_phase() -> Phase:
     """The phase that this rank's main thread reached last."""
     return _post.read()
 

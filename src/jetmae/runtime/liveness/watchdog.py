@@ -33,8 +33,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.runtime.liveness import phases
-from jetmae.runtime.liveness.last_words import CAUSE, FOLLOWED, Speaker, is_waiting, one_line, this_rank, words_of
-from jetmae.runtime.liveness.phases import Post
+from jetmae.runtime.liveness.phases import PhaseMemory
+from jetmae.runtime.liveness.rank_report import (
+    CAUSE,
+    FOLLOWED,
+    RankReport,
+    is_waiting,
+    one_line,
+    read_report,
+    this_rank,
+)
 
 STACKS_SIGNAL = signal.SIGRTMIN + 5  # USR1 is NCCL's; USR2, TERM and CONT are Slurm's; QUIT is the terminal's
 POLL_S = 0.5
@@ -52,11 +60,11 @@ def start_watchdog(logs: Path) -> None:
     """Have this process watched until it ends. To be called once, in the main thread."""
     global _watchdog
     post, stacks = os.memfd_create("jetmae-post"), os.memfd_create("jetmae-stacks")
-    phases.post_at(post)
+    phases.share_phase_at(post)
     faulthandler.enable(stacks)
     faulthandler.register(STACKS_SIGNAL, stacks)
-    speaker = this_rank(logs)
-    known = (os.getpid(), threading.get_ident(), post, stacks, logs, speaker.start, speaker.rank)
+    report = this_rank(logs)
+    known = (os.getpid(), threading.get_ident(), post, stacks, logs, report.start, report.rank)
     command = [sys.executable, "-S", "-m", "jetmae.runtime.liveness.watchdog", *map(str, known)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}  # -S: it has no site-packages
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -72,11 +80,11 @@ def start_watchdog(logs: Path) -> None:
 
 def main() -> None:
     pid, main_thread, post, stacks, logs, start, number = sys.argv[1:]
-    rank = Rank(int(pid), int(main_thread), Post(int(post)), int(stacks))
-    guard(rank, Speaker(Path(logs), start, int(number)))
+    rank = Rank(int(pid), int(main_thread), PhaseMemory(int(post)), int(stacks))
+    guard(rank, RankReport(Path(logs), start, int(number)))
 
 
-def guard(rank: "Rank", speaker: Speaker) -> None:
+def guard(rank: "Rank", report: RankReport) -> None:
     """Watch until the rank has ended, or end it."""
     count, silence_s, patience_s, looked_at_s = 0, 0.0, 0.0, time.monotonic()
     while rank.lives(POLL_S):
@@ -88,38 +96,38 @@ def guard(rank: "Rank", speaker: Speaker) -> None:
         elif silence_s > place.limit_s + patience_s:
             finding = rank.examine()
             if patience_s or not finding.waits:
-                return end(rank, speaker, f"hung in {place} for {silence_s:.0f} s", finding)
+                return end(rank, report, f"hung in {place} for {silence_s:.0f} s", finding)
             patience_s = place.limit_s + MARGIN_S
     if rank.post.read().phase != phases.END:
-        speak_for_the_dead(rank, speaker)
+        post_mortem(rank, report)
 
 
-def end(rank: "Rank", speaker: Speaker, what: str, finding: "Finding") -> None:
+def end(rank: "Rank", report: RankReport, what: str, finding: "Finding") -> None:
     """Leave last words and kill the rank, also if the words cannot be written because storage hangs."""
     kind = FOLLOWED if finding.waits else CAUSE
-    stacks_in = f"; stacks in {speaker.path(kind)}" if finding.stacks else ""
-    words = f"{speaker} {what}: {finding.words}; ended by its watchdog{stacks_in}"
-    writer = threading.Thread(target=speak, args=(speaker, kind, words, finding.stacks), daemon=True)
+    stacks_in = f"; stacks in {report.path(kind)}" if finding.stacks else ""
+    words = f"{report} {what}: {finding.words}; ended by its watchdog{stacks_in}"
+    writer = threading.Thread(target=speak, args=(report, kind, words, finding.stacks), daemon=True)
     writer.start()
     writer.join(WRITE_TIMEOUT_S)
     rank.kill()
     writer.join(WRITE_TIMEOUT_S)
 
 
-def speak_for_the_dead(rank: "Rank", speaker: Speaker) -> None:
+def post_mortem(rank: "Rank", report: RankReport) -> None:
     """The words of a rank that had no time for them. If others have spoken, it has been ended because of them."""
     stacks = rank.stacks()
     fatal = re.search(r"Fatal Python error: (.*)", stacks)
     how = fatal[1] if fatal else "without a word; killed, or out of memory, or as its output tells"
-    kind = FOLLOWED if words_of(speaker.logs, CAUSE, speaker.start) else CAUSE
-    speak(speaker, kind, f"{speaker} died in {rank.post.read()}: {how}", stacks)
+    kind = FOLLOWED if read_report(report.logs, CAUSE, report.start) else CAUSE
+    speak(report, kind, f"{report} died in {rank.post.read()}: {how}", stacks)
 
 
-def speak(speaker: Speaker, kind: str, words: str, stacks: str) -> None:
+def speak(report: RankReport, kind: str, words: str, stacks: str) -> None:
     with suppress(OSError):  # whoever would read it may have ended
         print(one_line(words), file=sys.stderr, flush=True)
     with suppress(OSError):
-        speaker.leave(kind, words, stacks)
+        report.leave(kind, words, stacks)
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ class Rank:
 
     pid: int
     main_thread: int
-    post: Post
+    post: PhaseMemory
     stacks_descriptor: int
 
     def lives(self, wait_s: float) -> bool:

@@ -25,7 +25,7 @@ import numpy as np
 from jetmae.metrics import Measurement
 from jetmae.report.comparison import auc_difference, compare, format_measurement
 from jetmae.report.controls import CONTROL, control_of, recipe_of, why_no_control
-from jetmae.report.run_reader import Predictions, Run
+from jetmae.report.run_reader import Predictions, RecordedRun
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; the last stands for more, a little too wide.
 STUDENT_95 = (
@@ -72,7 +72,7 @@ class Group:
     mean: MeanDifference
 
 
-def headline(runs: Sequence[Run]) -> list[str]:
+def headline(runs: Sequence[RecordedRun]) -> list[str]:
     """What the numbers say, one sentence each: fine-tuning, probes, reconstruction. The first is the result."""
     predictions = {run.name: found for run in runs if (found := run.predictions()) is not None}
     groups = [group for kind in CONTROL for group in _groups(runs, predictions, kind)]
@@ -86,7 +86,7 @@ def headline(runs: Sequence[Run]) -> list[str]:
     return [text for text in sentences if text]
 
 
-def _groups(runs: Sequence[Run], predictions: Mapping[str, Predictions], kind: str) -> list[Group]:
+def _groups(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str) -> list[Group]:
     recipes, deltas = [], []
     for run, control in _pairs(runs, predictions, kind):
         recipe = recipe_of(run, control)
@@ -98,7 +98,9 @@ def _groups(runs: Sequence[Run], predictions: Mapping[str, Predictions], kind: s
     return [Group(kind, label, mean_difference(of)) for label, of in zip(_labels(recipes), deltas, strict=True)]
 
 
-def _pairs(runs: Sequence[Run], predictions: Mapping[str, Predictions], kind: str) -> Iterator[tuple[Run, Run]]:
+def _pairs(
+    runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str
+) -> Iterator[tuple[RecordedRun, RecordedRun]]:
     """Evaluated runs of a kind with their controls."""
     for run in runs:
         if run.kind == kind and run.name in predictions:
@@ -157,7 +159,7 @@ def _say_several(subject: str, control: str, mean: MeanDifference) -> str:
     return f"pretraining {verb} the AUC of {subject} against {control} by {amount}."
 
 
-def _not_compared(runs: Sequence[Run], predictions: Mapping[str, Predictions], kind: str) -> list[str]:
+def _not_compared(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str) -> list[str]:
     """Why runs of a kind, or all of them, have no verdict."""
     subject, control = _SUBJECT[kind]
     evaluated = {run.kind for run in runs if run.name in predictions}
@@ -179,12 +181,12 @@ def _one_control_note(groups: Sequence[Group]) -> str:
     )
 
 
-def _unfinished_note(runs: Sequence[Run]) -> str:
+def _unfinished_note(runs: Sequence[RecordedRun]) -> str:
     names = [run.name for run in runs if not run.completed]
     return names and f"Not final: {', '.join(names)} {'has' if len(names) == 1 else 'have'} not finished."
 
 
-def _reconstruction_sentence(runs: Sequence[Run]) -> str:
+def _reconstruction_sentence(runs: Sequence[RecordedRun]) -> str:
     for run, row in zip(runs, compare(runs), strict=True):
         values = {name: m for name, m in row.explained_variance.get("test", {}).items() if not math.isnan(m.value)}
         if run.kind == "pretrain" and values:

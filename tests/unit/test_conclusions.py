@@ -7,7 +7,7 @@ import pytest
 from scipy import stats  # scikit-learn, of the extra `test`, brings it
 
 from jetmae.metrics import Measurement
-from jetmae.report.verdict import STUDENT_95, mean_difference, sentence
+from jetmae.report.conclusions import STUDENT_95, mean_difference, sentence
 
 NUM_EXPERIMENTS = 2000
 SCATTER = 0.01  # of a training's AUC

@@ -10,14 +10,14 @@ from jetmae.watch.trace import step_times_s
 
 
 @dataclass(frozen=True)
-class Figure:
+class MeasuredTime:
     """A time, and where it comes from."""
 
     value_s: float
     origin: str
 
 
-def measured_figures(ledger: Ledger, *, checkpoint_steps: int) -> dict[str, Figure]:
+def measured_times(ledger: Ledger, *, checkpoint_steps: int) -> dict[str, MeasuredTime]:
     """Medians of what a run has shown so far, by the names of the options of `runs.py goodput`."""
     attempts = ledger.attempts
     lines = [line for attempt in attempts for line in attempt.trace.lines]
@@ -25,7 +25,7 @@ def measured_figures(ledger: Ledger, *, checkpoint_steps: int) -> dict[str, Figu
     saves = [line for attempt in attempts for line in attempt.trace.saves if line["outcome"] == "committed"]
     trained = [attempt for attempt in attempts if attempt.course.reached > attempt.course.resumed]
     failures = [attempt for attempt in attempts if attempt.failed and attempt.parts.lost_s]  # none: its end is unknown
-    figures = {
+    times = {
         "step_s": _median(step_times_s(lines), "logged steps"),
         "save_stall_s": _median((line["stall_s"] for line in saves), "saves"),
         "save_s": _median((line["write_s"] for line in saves), "saves"),
@@ -34,17 +34,17 @@ def measured_figures(ledger: Ledger, *, checkpoint_steps: int) -> dict[str, Figu
         "requeue_s": _median((attempt.parts.queued_s for attempt in attempts[1:]), "restarts"),
         "lost_s": _median((attempt.parts.lost_s for attempt in failures), "failures"),
     }
-    if step := figures["step_s"]:
-        figures["interval_s"] = Figure(checkpoint_steps * step.value_s, f"log.checkpoint_steps={checkpoint_steps}")
-    return {name: figure for name, figure in figures.items() if figure}
+    if step := times["step_s"]:
+        times["interval_s"] = MeasuredTime(checkpoint_steps * step.value_s, f"log.checkpoint_steps={checkpoint_steps}")
+    return {name: time for name, time in times.items() if time}
 
 
-def _median(values_s: Iterable[float], of: str) -> Figure | None:
+def _median(values_s: Iterable[float], of: str) -> MeasuredTime | None:
     values_s = list(values_s)
-    return Figure(statistics.median(values_s), f"median of {len(values_s)} {of}") if values_s else None
+    return MeasuredTime(statistics.median(values_s), f"median of {len(values_s)} {of}") if values_s else None
 
 
-def chosen_figures(given_s: Mapping[str, float | None], measured: Mapping[str, Figure]) -> dict[str, Figure]:
+def chosen_times(given_s: Mapping[str, float | None], measured: Mapping[str, MeasuredTime]) -> dict[str, MeasuredTime]:
     """What a person gave, and the measured for the rest, in the order of `given_s`.
 
     Raises:
@@ -54,7 +54,7 @@ def chosen_figures(given_s: Mapping[str, float | None], measured: Mapping[str, F
     if missing:
         source = "the run has not shown" if measured else "no RUN is named to measure"
         raise JetmaeError(f"{source} {' '.join(missing)}: expected each of them in seconds, e.g. {missing[0]} 10")
-    typed = {name: Figure(value_s, option(name)) for name, value_s in given_s.items() if value_s is not None}
+    typed = {name: MeasuredTime(value_s, option(name)) for name, value_s in given_s.items() if value_s is not None}
     return {name: typed.get(name) or measured[name] for name in given_s}
 
 

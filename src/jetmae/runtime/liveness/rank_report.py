@@ -23,7 +23,7 @@ from pathlib import Path
 
 from jetmae.errors import JetmaeError
 from jetmae.files import write_text
-from jetmae.runtime.liveness.phases import END, here, reach
+from jetmae.runtime.liveness.phases import END, current_phase, enter_phase
 
 CAUSE, FOLLOWED = "cause", "followed"
 AGREEMENT = "/jetmae/runtime/world.py"
@@ -34,7 +34,7 @@ POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Speaker:
+class RankReport:
     """A rank of a start, and where its words go."""
 
     logs: Path
@@ -57,25 +57,25 @@ class Speaker:
         write_text(self.path(kind), f"{one_line(words)}\n\n{details}")
 
 
-def this_rank(logs: Path) -> Speaker:
-    return Speaker(logs, os.environ.get("JETMAE_START", "start"), int(os.environ.get("RANK", "0")))
+def this_rank(logs: Path) -> RankReport:
+    return RankReport(logs, os.environ.get("JETMAE_START", "start"), int(os.environ.get("RANK", "0")))
 
 
 @contextmanager
-def last_words(logs: Path) -> Iterator[None]:
+def reporting_failure(logs: Path) -> Iterator[None]:
     """Leave words if the rank fails in this context; afterwards it has reached its end."""
     try:
         yield
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         if not (isinstance(error, JetmaeError) and AGREEMENT in frames[-1].filename):
-            kind, speaker = FOLLOWED if is_waiting(frames[-1].filename) else CAUSE, this_rank(logs)
+            kind, report = FOLLOWED if is_waiting(frames[-1].filename) else CAUSE, this_rank(logs)
             with suppress(OSError):  # a full disk must not hide the error itself
-                words = f"{speaker} in {here()}: {type(error).__name__}: {error}"
-                speaker.leave(kind, words, "".join(traceback.format_exception(error)))
+                words = f"{report} in {current_phase()}: {type(error).__name__}: {error}"
+                report.leave(kind, words, "".join(traceback.format_exception(error)))
         raise
     finally:
-        reach(END)
+        enter_phase(END)
 
 
 def is_waiting(file: str) -> bool:
@@ -88,7 +88,7 @@ def one_line(text: str) -> str:
     return line if len(line) <= LENGTH else line[: LENGTH - 1] + "…"
 
 
-def words_of(logs: Path, kind: str, start: str) -> str | None:
+def read_report(logs: Path, kind: str, start: str) -> str | None:
     """What the ranks of a start said, or the first of them; `start` may hold wildcards.
 
     The folder is listed, because shared storage may hide a new name from whoever asks for it.
@@ -105,6 +105,6 @@ def words_of(logs: Path, kind: str, start: str) -> str | None:
 def await_cause(logs: Path, start: str) -> str | None:
     """The words of the rank that caused the end of a start, which may be on their way."""
     deadline_s = time.monotonic() + VISIBLE_AFTER_S
-    while (words := words_of(logs, CAUSE, start)) is None and time.monotonic() < deadline_s:
+    while (words := read_report(logs, CAUSE, start)) is None and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
     return words
