@@ -273,7 +273,7 @@ def test_a_sweep_between_manifest_and_rename_wins(store, monkeypatch):
     partial = store.partial_of(10, token=1)
     store.make(partial, needed_bytes=1)
     files = {"rank-00000.safetensors": write_file(partial / "rank-00000.safetensors", memoryview(b"state"))}
-    monkeypatch.setattr("jetmae.checkpoint.store.reach", lambda phase: phase == "save: rename" and store.sweep())
+    monkeypatch.setattr("jetmae.checkpoint.store.enter_phase", lambda phase: phase == "save: rename" and store.sweep())
     with pytest.raises(TakenOver):
         store.commit(partial, 10, content={}, files=files)
     assert names(store) == []
