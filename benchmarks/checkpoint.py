@@ -62,7 +62,8 @@ def main() -> None:
         join_process_group("cpu", meet(folder, rank=0, size=1), rank=0, size=1)
         backend = make_backend(arguments, world)
         checkpoints = Checkpoints(
-            CheckpointStore(folder / "checkpoints", keep=2), world, OnlyOwner(), backend=backend, average=None,
+            CheckpointStore(folder / "checkpoints", keep=2), world, OnlyOwner(),
+            training=backend, pieces=backend.pieces(),
             identity=Identity("", ""), record=timeline.append,
         )  # fmt: skip
         train = lambda: train_step(backend, checkpoints)  # noqa: E731

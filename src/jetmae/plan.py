@@ -6,6 +6,7 @@ itself derives the same plan again.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jetmae.config import RANDOM, Experiment, batch_layout, read_experiment
 from jetmae.data.manifest import Manifest, check_same_images, read_manifest
@@ -27,6 +28,7 @@ class Plan:
     train_jets: int
     micro_batch_size: int
     accumulation: int
+    batch_size: int
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
@@ -34,8 +36,15 @@ class Plan:
     validate_steps: int
     pictures_steps: int
 
-    def epoch(self, step: int) -> float:
-        return step / self.steps_per_epoch
+    @property
+    def splits(self) -> list[str]:
+        """Those that are read, each once: training, validation, test."""
+        names = (self.train_split, self.validation_split, self.test_split)
+        return [name for name in dict.fromkeys(names) if name is not None]
+
+    def place(self, step: int) -> dict[str, Any]:
+        """Where a step is in the training, as records tell it: `step`, `samples`, `epoch`."""
+        return {"step": step, "samples": step * self.batch_size, "epoch": step / self.steps_per_epoch}
 
 
 def make_plan(experiment: Experiment, ranks: int) -> Plan:
@@ -72,6 +81,7 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
         train_jets=jets,
         micro_batch_size=micro_batch_size,
         accumulation=accumulation,
+        batch_size=optim.batch_size,
         steps_per_epoch=per_epoch,
         total_steps=total_steps,
         warmup_steps=min(round(optim.warmup_epochs * per_epoch), total_steps // 2),

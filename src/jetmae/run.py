@@ -1,77 +1,54 @@
-"""One rank of a run:  python -m jetmae.run RUN_DIR
+"""One run on this rank: the place where configuration, data, network, engine and records meet.
 
-The composition root: the only place where configuration, data, network, engine and records meet. All it needs to know
-is in the run folder, and all it finds out ends there.
+All it needs to know is in the run folder, and all it finds out ends there. rank.py is the program that starts it.
 """
 
 import os
-import re
 import sys
-from contextlib import ExitStack, closing, suppress
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from jetmae.run_folder import RunFolder
-from jetmae.runtime.liveness.watchdog import start_watchdog
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jetmae.attempts import attempt_lines, cause_of_this_stop
+from jetmae.checkpoint.checkpoints import Checkpoints, Identity
+from jetmae.checkpoint.store import CheckpointStore
+from jetmae.checkpoint.train_state import TrainState
+from jetmae.config import RANDOM, Experiment, experiment_fingerprint, read_experiment
+from jetmae.data.images import ImageMaker
+from jetmae.data.integrity import check_hashes, data_fingerprint
+from jetmae.data.loader import Share
+from jetmae.data.normalisation import Normalisation
+from jetmae.data.order import few_labels
+from jetmae.data.rank_batches import RankBatches
+from jetmae.data.shards import JetDataset
+from jetmae.engine.backend import Backend, join_process_group, leave_process_group
+from jetmae.engine.ema import MovingAverage
+from jetmae.engine.loop import Fit, Intervals
+from jetmae.engine.optim import Schedule
+from jetmae.engine.pictures import contact_sheet
+from jetmae.engine.recorder import Recorder
+from jetmae.errors import EXIT_STOPPED
+from jetmae.evaluation import Evaluation
+from jetmae.files import write_text
+from jetmae.plan import Plan, make_plan, normalisation_of_split
+from jetmae.run_folder import RunFolder, append_line
+from jetmae.runtime.lease import Lease, held_lease
+from jetmae.runtime.liveness.phases import START_LIMIT_S, enter_phase, heartbeat, set_limit
+from jetmae.runtime.liveness.rank_report import reporting_failure
 from jetmae.runtime.preemption import StopRequest
-
-STOP_REQUEST = StopRequest()
-
-
-def is_for_cpus(folder: RunFolder) -> bool:
-    """Whether GPUs are to be left alone. A configuration that cannot be read is refused later."""
-    with suppress(OSError, ValueError):
-        return bool(re.search(r"^  device: cpu$", folder.config.read_text(), re.MULTILINE))
-    return False
+from jetmae.runtime.rendezvous import meet
+from jetmae.runtime.world import World, world_from_environment
+from jetmae.tasks.entrypoints import make_task
+from jetmae.tasks.task import Task, TaskContext
+from jetmae.weights import WeightsInfo, check_fits, load_encoder, read_weights, write_weights
 
 
-if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come, or storage hang
-    STOP_REQUEST.install()
-    start_watchdog(RunFolder(Path(sys.argv[1])).logs)
-    if is_for_cpus(RunFolder(Path(sys.argv[1]))):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # DeepSpeed takes what torch sees when it is imported
-
-import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-
-from jetmae.attempts import attempt_lines, cause_of_this_stop  # noqa: E402
-from jetmae.checkpoint.checkpoints import Checkpoints, Identity  # noqa: E402
-from jetmae.checkpoint.store import CheckpointStore  # noqa: E402
-from jetmae.checkpoint.train_state import TrainState  # noqa: E402
-from jetmae.config import RANDOM, Experiment, experiment_fingerprint, read_experiment  # noqa: E402
-from jetmae.data.images import ImageMaker  # noqa: E402
-from jetmae.data.integrity import check_hashes, data_fingerprint  # noqa: E402
-from jetmae.data.loader import Prefetched, Share, evaluation_batches, training_batches  # noqa: E402
-from jetmae.data.normalisation import Normalisation  # noqa: E402
-from jetmae.data.order import few_labels, some_jets  # noqa: E402
-from jetmae.data.shards import JetDataset  # noqa: E402
-from jetmae.engine.backend import Backend, join_process_group, leave_process_group  # noqa: E402
-from jetmae.engine.ema import MovingAverage  # noqa: E402
-from jetmae.engine.loop import Fit, Intervals  # noqa: E402
-from jetmae.engine.optim import Schedule  # noqa: E402
-from jetmae.engine.pictures import contact_sheet  # noqa: E402
-from jetmae.engine.recorder import Recorder  # noqa: E402
-from jetmae.errors import EXIT_STOPPED, exit_with_one_line, leave_at_once  # noqa: E402
-from jetmae.files import await_listed, write_text, written_aside  # noqa: E402
-from jetmae.plan import make_plan, normalisation_of_split  # noqa: E402
-from jetmae.run_folder import append_line  # noqa: E402
-from jetmae.runtime.lease import Lease, held_lease  # noqa: E402
-from jetmae.runtime.liveness.phases import START_LIMIT_S, enter_phase, heartbeat, set_limit, with_phases  # noqa: E402
-from jetmae.runtime.liveness.rank_report import reporting_failure  # noqa: E402
-from jetmae.runtime.rendezvous import meet  # noqa: E402
-from jetmae.runtime.world import World, world_from_environment  # noqa: E402
-from jetmae.tasks.tasks import ProbeTask, ReconstructionTask, Task, TaskContext, make_task  # noqa: E402
-from jetmae.weights import WeightsInfo, check_fits, load_encoder, read_weights, write_weights  # noqa: E402
-
-PICTURED_JETS = 128  # of a split, for the mean image
-
-
-def main() -> int:
+def train(folder: RunFolder, stop_request: StopRequest) -> int:
     """Train or go on training, then evaluate. Exit code 0: complete. 75: stopped, everything saved."""
-    folder = RunFolder(Path(sys.argv[1]))
     with reporting_failure(folder.logs):
         enter_phase("configuration")
         experiment = read_experiment(folder.config)
@@ -82,7 +59,7 @@ def main() -> int:
         store = meet(folder.root, rank=world.rank, size=world.size, device=world.device.type)
         join_process_group(experiment.engine.device, store, rank=world.rank, size=world.size, timeout_s=2 * limit_s)
         with ExitStack() as held:
-            complete = attempt(folder, experiment, world, take_lease(folder, world, held))
+            complete = attempt(folder, experiment, world, take_lease(folder, world, held), stop_request)
         world.agree()  # srun ends all ranks as soon as one has left, and rank 0 had the lease to give back
         enter_phase("leave")
         leave_process_group()
@@ -97,20 +74,20 @@ def take_lease(folder: RunFolder, world: World, held: ExitStack) -> Lease:
     return Lease(folder.root, world.gather(world.together(take))[0])
 
 
-def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Lease) -> bool:
+def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Lease, stop_request: StopRequest) -> bool:
     """One attempt at the run, with its two lines in attempts.jsonl. True if the run is complete now."""
     with attempt_lines(folder, world) as lines:
         enter_phase("open data")
         run = world.together(lambda: Run(folder, experiment, world, lease))
-        run.compute_features()
+        run.task.prepare(run.batches)
         enter_phase("build network")
-        fit = run.make_fit(lines.number)
+        fit = run.make_fit(lines.number, stop_request)
         lines.resumed_step = fit.state.step
         set_limit(experiment.engine.hang_limit_s)
         complete = fit.run()
-        lines.cause = "completed" if complete else cause_of_this_stop(STOP_REQUEST)
+        lines.cause = "completed" if complete else cause_of_this_stop(stop_request)
         if complete:
-            run.evaluate_best(fit)
+            run.evaluation.evaluate_best(fit.state.best_step, run.recorder)
             enter_phase("complete")
             world.on_main(lambda: run.complete(fit.state.step))
         world.together(run.close)
@@ -126,153 +103,47 @@ class Run:
     def __init__(self, folder: RunFolder, experiment: Experiment, world: World, lease: Lease):
         self.folder, self.experiment, self.world, self.lease = folder, experiment, world, lease
         self.plan = make_plan(experiment, world.size)
-        names = (self.plan.train_split, self.plan.validation_split, self.plan.test_split)
-        splits = [name for name in dict.fromkeys(names) if name is not None]  # in the same order on every rank
-        path = Path(experiment.data.path)
-        if experiment.data.verify_hashes:
-            entries = [entry for split in splits for entry in self.plan.manifest.splits[split]]
-            check_hashes(path, entries[world.rank :: world.size], before_each=heartbeat)
-        self.datasets = {split: JetDataset(path, split, manifest=self.plan.manifest) for split in splits}
-        self.share = Share(world.rank, world.size, self.plan.micro_batch_size, self.plan.accumulation)
-        self.selection = few_labels(
-            len(self.datasets[self.plan.train_split]), experiment.data.train_jets, experiment.seed
-        )
-        self.recorder: Recorder | None = None
-        self._make_task()
-
-    def _make_task(self) -> None:
-        manifest, experiment = self.plan.manifest, self.experiment
-        initial = self._initial_weights()
-        self.normalisation: Normalisation = (
-            initial[1].normalisation
-            if initial
-            else normalisation_of_split(manifest, self.plan.train_split, experiment.data.transform)
-        )
-        towers = {c for split in self.datasets for entry in manifest.splits[split] for c in entry.tower_channels}
-        images = ImageMaker(
-            manifest.image_shape,
-            self.normalisation,
-            self.world.device,
-            tower_size=manifest.tower_size,
-            tower_channels=tuple(sorted(towers)),
-        )
+        self.datasets = open_datasets(experiment, self.plan, world)
+        initial = initial_weights(experiment, self.plan)
+        self.normalisation = normalisation_of(experiment, self.plan, initial)
+        images = image_maker(self.plan, self.datasets, self.normalisation, world.device)
         torch.manual_seed(experiment.seed)  # for the initial weights only: nothing later draws from this generator
-        self.task: Task = make_task(experiment, TaskContext(images, self.world), manifest.channels)
+        self.task: Task = make_task(experiment, TaskContext(images, world), self.plan.manifest.channels)
         if initial:
             load_encoder(self.task.encoder, initial[0])
         self.num_parameters = sum(p.numel() for p in self.task.network.parameters())  # before ZeRO 3 takes them apart
+        self.batches = make_batches(experiment, self.plan, self.datasets, self.task, world)
+        self.evaluation = Evaluation(folder, self.plan, self.task, self.batches, world)
+        self.recorder: Recorder | None = None
 
-    def _initial_weights(self) -> tuple[dict, WeightsInfo] | None:
-        if self.experiment.init_from in (None, RANDOM):
-            return None
-        path = RunFolder(Path(self.experiment.init_from)).best_weights
-        weights, info = read_weights(path)
-        check_fits(info, self.experiment.model.model_dump(), self.plan.manifest, path=path)
-        return weights, info
-
-    def compute_features(self) -> None:
-        """ProbeTask only: what the frozen encoder says of every jet."""
-        if isinstance(self.task, ProbeTask):
-            for split in self.datasets:
-                batches = with_phases(self.world.each(self._batches(split, limit=None)), "features")
-                features_NF = self.task.use_features(split, batches, self._ids(split))
-                if split == self.plan.train_split:
-                    self.task.network.set_statistics(features_NF)
-
-    def make_fit(self, attempt_number: int) -> Fit:
+    def make_fit(self, attempt_number: int, stop_request: StopRequest) -> Fit:
         """Network under DeepSpeed, restored from the newest checkpoint if there is one. Collective."""
-        experiment, plan, world = self.experiment, self.plan, self.world
-        optim, engine = experiment.optim, experiment.engine
-        backend = Backend(
-            self.task.network,
-            self.task.parameter_groups(),
-            world,
-            lr=optim.lr,
-            betas=optim.betas,
-            clip_norm=optim.clip_norm,
-            precision=engine.precision,
-            zero_stage=engine.zero_stage,
-            micro_batch_size=plan.micro_batch_size,
-            accumulation=plan.accumulation,
-        )
+        optim = self.experiment.optim
+        backend = self._make_backend()
         average = MovingAverage(backend, optim.ema_decay) if optim.ema_decay else None
-        checkpoints = Checkpoints(
-            CheckpointStore(self.folder.checkpoints, keep=experiment.log.keep_checkpoints),
-            world,
-            self.lease,
-            backend=backend,
-            average=average,
-            identity=Identity(experiment_fingerprint(experiment), data_fingerprint(plan.manifest, self.datasets)),
-            record=lambda line: append_line(
-                self.folder.timeline, {**line, "attempt": attempt_number, "time_s": time.time()}
-            ),
-        )
+        checkpoints = self._make_checkpoints(backend, average, attempt_number)
         state = checkpoints.load_newest(ever_committed=self.folder.has_ever_committed()) or TrainState()
-        world.on_main(lambda: self._open_recorder(attempt_number, state))
+        self.world.on_main(lambda: self._open_recorder(attempt_number, state))
         return Fit(
             backend=backend,
             average=average,
-            batches_from=self._training_batches,
+            batches_from=self.batches.training,
             loss_of=self.task.train_loss,
-            validate=self._validate,
+            validate=lambda network: self.evaluation.validation_score(network, stop_request.__bool__),
             export_best=lambda state: self._export(backend, state),
             draw=self._draw,
-            describe_jets=self.datasets[plan.train_split].describe,
-            schedule=self._schedule(),
-            intervals=self._intervals(),
+            describe_jets=self.datasets[self.plan.train_split].describe,
+            schedule=make_schedule(self.experiment, self.plan),
+            intervals=make_intervals(self.experiment, self.plan),
+            place=self.plan.place,
             batch_size=optim.batch_size,
             max_skipped_steps=optim.max_skipped_steps,
             state=state,
             checkpoints=checkpoints,
             recorder=self.recorder,
-            stop_request=STOP_REQUEST,
-            world=world,
+            stop_request=stop_request,
+            world=self.world,
         )
-
-    def evaluate_best(self, fit: Fit) -> None:
-        """Score the best weights on the test split, and keep per-jet results and pictures for the report."""
-        network = self.task.make_network().to(self.world.device).eval()
-        self.world.together(lambda: await_listed(self.folder.best_weights))  # rank 0 has written them
-        weights, _ = self.world.together(lambda: read_weights(self.folder.best_weights))
-        network.load_state_dict(weights)
-        self.world.on_main(lambda: self.folder.evaluation.mkdir(exist_ok=True))
-        step = fit.state.best_step
-        if isinstance(self.task, ReconstructionTask):
-            self._evaluate_split(network, "train", self.plan.train_split, step)
-            self._use_mean_image()
-        for kind, split in (("validation", self.plan.validation_split), ("test", self.plan.test_split)):
-            if split is not None:
-                self._evaluate_split(network, kind, split, step)
-
-    def _use_mean_image(self) -> None:
-        """What the network is compared with on other jets: the mean of the training jets that have been evaluated."""
-        with closing(self._batches(self.plan.train_split, limit=self.experiment.data.evaluation_jets)) as batches:
-            self.task.use_mean_image(with_phases(self.world.each(batches), "mean image"))
-
-    def _evaluate_split(self, network: nn.Module, kind: str, split: str, step: int) -> None:
-        with torch.no_grad():
-            metrics, per_jet = self._evaluate(network, split, "evaluate")
-        enter_phase("evaluate: pictures", split)
-        self.world.on_main(lambda: self._keep(network, kind, split, per_jet))
-        if kind == "test":
-            samples = step * self.experiment.optim.batch_size
-            place = {"step": step, "samples": samples, "epoch": self.plan.epoch(step)}
-            self.world.on_main(lambda: self.recorder.evaluation("test", **place, metrics=metrics))
-
-    def _keep(self, network: nn.Module, kind: str, split: str, per_jet: dict) -> None:
-        """For rank 0: what the report shows of a split."""
-        with torch.no_grad():
-            ids = some_jets(per_jet["sample_id"], PICTURED_JETS)
-            arrays = self.task.evaluation_arrays(network, per_jet, self._picture_batches(split, ids))
-        for name in ("pt_gev", "mass_gev"):
-            column = self.datasets[split].column(name)
-            if column is not None and not isinstance(self.task, ReconstructionTask):
-                arrays[name] = column[per_jet["sample_id"]]
-        arrays["classes"] = np.array(self.plan.manifest.classes or [])
-        arrays["units"] = np.array(self.plan.manifest.units)
-        target = self.folder.evaluation / f"{self.task.evaluation_name}_{kind}.npz"
-        with written_aside(target) as aside, aside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
 
     def complete(self, step: int) -> None:
         """For rank 0: nothing is left to do, and all records of it are on disk."""
@@ -280,8 +151,38 @@ class Run:
         write_text(self.folder.completed, f"{step}\n")
 
     def close(self) -> None:
+        """Of this rank, what it holds open."""
         if self.recorder:
             self.recorder.close()
+
+    def _make_backend(self) -> Backend:
+        optim, engine = self.experiment.optim, self.experiment.engine
+        return Backend(
+            self.task.network,
+            self.task.parameter_groups(),
+            self.world,
+            lr=optim.lr,
+            betas=optim.betas,
+            clip_norm=optim.clip_norm,
+            precision=engine.precision,
+            zero_stage=engine.zero_stage,
+            micro_batch_size=self.plan.micro_batch_size,
+            accumulation=self.plan.accumulation,
+        )
+
+    def _make_checkpoints(self, backend: Backend, average: MovingAverage | None, attempt_number: int) -> Checkpoints:
+        data = data_fingerprint(self.plan.manifest, self.datasets)
+        return Checkpoints(
+            CheckpointStore(self.folder.checkpoints, keep=self.experiment.log.keep_checkpoints),
+            self.world,
+            self.lease,
+            training=backend,
+            pieces=[*backend.pieces(), *(average.pieces() if average else ())],
+            identity=Identity(experiment_fingerprint(self.experiment), data),
+            record=lambda line: append_line(
+                self.folder.timeline, {**line, "attempt": attempt_number, "time_s": time.time()}
+            ),
+        )
 
     def _open_recorder(self, attempt_number: int, state: TrainState) -> None:
         self.recorder = Recorder(
@@ -299,82 +200,15 @@ class Run:
             f" steps {state.step} to {self.plan.total_steps}, warm-up {self.plan.warmup_steps} steps"
         )
 
-    def _schedule(self) -> Schedule:
-        optim = self.experiment.optim
-        return Schedule(
-            peak=optim.lr,
-            floor=optim.min_lr,
-            total_steps=self.plan.total_steps,
-            warmup_steps=self.plan.warmup_steps,
-            first_period=self.plan.restart_steps if optim.schedule == "cosine_restarts" else None,
-            factor=optim.restart_factor,
-        )
-
-    def _intervals(self) -> Intervals:
-        return Intervals(
-            total=self.plan.total_steps,
-            log=self.experiment.log.every_steps,
-            validate=self.plan.validate_steps,
-            pictures=self.plan.pictures_steps,
-            checkpoint=self.experiment.log.checkpoint_steps,
-            per_epoch=self.plan.steps_per_epoch,
-            patience=self.experiment.optim.patience,
-        )
-
-    def _training_batches(self, first_step: int) -> Prefetched:
-        return Prefetched(
-            training_batches(
-                self.datasets[self.plan.train_split],
-                self.selection,
-                self.share,
-                seed=self.experiment.seed,
-                noise_columns=self.task.noise_columns,
-                first_step=first_step,
-            )
-        )
-
-    def _ids(self, split: str) -> np.ndarray:
-        return self.selection if split == self.plan.train_split else np.arange(len(self.datasets[split]))
-
-    def _batches(self, split: str, *, limit: int | None) -> Prefetched:
-        """This rank's share of a split's jets, of `limit` at most; of the training split, the selected ones."""
-        return Prefetched(
-            evaluation_batches(
-                self.datasets[split],
-                some_jets(self._ids(split), limit),
-                self.share,
-                seed=self.experiment.seed,
-                noise_columns=self.task.noise_columns,
-            )
-        )
-
-    def _evaluate(
-        self, network: nn.Module, split: str, activity: str, *, stop: Callable[[], bool] = lambda: False
-    ) -> tuple[dict, dict]:
-        """Metrics, and columns of all jets. Raises Stopped if `stop` says so on some rank."""
-        with closing(self._batches(split, limit=self.experiment.data.evaluation_jets)) as batches:
-            return self.task.evaluate(network, with_phases(self.world.each(batches, stop=stop), activity))
-
-    def _picture_batches(self, split: str, ids: np.ndarray) -> Iterator:
-        """The same jets with the same masks, on this rank alone."""
-        alone = Share(0, 1, self.plan.micro_batch_size, 1)
-        return evaluation_batches(
-            self.datasets[split], ids, alone, seed=self.experiment.seed, noise_columns=self.task.noise_columns
-        )
-
-    def _validate(self, network: nn.Module) -> tuple[dict, float]:
-        stop = STOP_REQUEST.__bool__
-        metrics, _ = self._evaluate(network, self.plan.validation_split, "validate", stop=stop)
-        return metrics, self.task.score(metrics)
-
     def _draw(self, network: nn.Module, step: int) -> None:
         """Put the first validation jet into TensorBoard. Collective: a sharded network computes on all ranks."""
-        if isinstance(self.task, ReconstructionTask):
-            split = self.plan.validation_split
-            pictures = self.task.pictures(network, next(self._picture_batches(split, np.zeros(1, dtype=np.int64))))
-            if self.recorder:
-                sheet = contact_sheet(*(pictures[name][0] for name in ("image", "reconstruction", "mask")))
-                self.recorder.picture("reconstruction/validation", sheet, step)
+        if not self.task.draws_pictures:
+            return
+        first_jet = next(self.batches.alone(self.plan.validation_split, np.zeros(1, dtype=np.int64)))
+        pictures = self.task.pictures(network, first_jet)
+        if self.recorder:
+            sheet = contact_sheet(*(pictures[name][0] for name in ("image", "reconstruction", "mask")))
+            self.recorder.picture("reconstruction/validation", sheet, step)
 
     def _export(self, backend: Backend, state: TrainState) -> None:
         weights = backend.whole_weights()
@@ -391,5 +225,96 @@ class Run:
         self.world.on_main(lambda: write_weights(self.folder.best_weights, weights, info))
 
 
-if __name__ == "__main__":
-    exit_with_one_line(main, leave=leave_at_once)
+# -- the parts, from the experiment and its plan -----------------------------------------------------------------------
+
+
+def open_datasets(experiment: Experiment, plan: Plan, world: World) -> dict[str, JetDataset]:
+    """The splits of the plan by name, in the same order on every rank; if it is asked for, hashed before."""
+    path = Path(experiment.data.path)
+    if experiment.data.verify_hashes:
+        entries = [entry for split in plan.splits for entry in plan.manifest.splits[split]]
+        check_hashes(path, entries[world.rank :: world.size], before_each=heartbeat)
+    return {split: JetDataset(path, split, manifest=plan.manifest) for split in plan.splits}
+
+
+def initial_weights(experiment: Experiment, plan: Plan) -> tuple[dict[str, Tensor], WeightsInfo] | None:
+    """The best weights of the pretrain run that the experiment starts from; None for random ones.
+
+    Raises:
+        JetmaeError: they cannot be read, or do not fit the experiment or its data.
+    """
+    if experiment.init_from is None or experiment.init_from == RANDOM:
+        return None
+    path = RunFolder(Path(experiment.init_from)).best_weights
+    weights, info = read_weights(path)
+    check_fits(info, experiment.model.model_dump(), plan.manifest, path=path)
+    return weights, info
+
+
+def normalisation_of(
+    experiment: Experiment, plan: Plan, initial: tuple[dict[str, Tensor], WeightsInfo] | None
+) -> Normalisation:
+    """The constants that the initial weights were trained with, or those of the training split."""
+    if initial:
+        return initial[1].normalisation
+    return normalisation_of_split(plan.manifest, plan.train_split, experiment.data.transform)
+
+
+def image_maker(
+    plan: Plan, datasets: dict[str, JetDataset], normalisation: Normalisation, device: torch.device
+) -> ImageMaker:
+    """What makes dense images of the batches of all splits."""
+    manifest = plan.manifest
+    towers = {channel for split in datasets for entry in manifest.splits[split] for channel in entry.tower_channels}
+    return ImageMaker(
+        manifest.image_shape,
+        normalisation,
+        device,
+        tower_size=manifest.tower_size,
+        tower_channels=tuple(sorted(towers)),
+    )
+
+
+def make_batches(
+    experiment: Experiment, plan: Plan, datasets: dict[str, JetDataset], task: Task, world: World
+) -> RankBatches:
+    """This rank's share of everything that the run reads."""
+    num_jets = len(datasets[plan.train_split])
+    return RankBatches(
+        datasets,
+        plan.train_split,
+        selection=few_labels(num_jets, experiment.data.train_jets, experiment.seed),
+        share=Share(world.rank, world.size, plan.micro_batch_size, plan.accumulation),
+        seed=experiment.seed,
+        noise_columns=task.noise_columns,
+        evaluation_jets=experiment.data.evaluation_jets,
+    )
+
+
+def make_schedule(experiment: Experiment, plan: Plan) -> Schedule:
+    """The learning rate by step."""
+    optim = experiment.optim
+    return Schedule(
+        peak=optim.lr,
+        floor=optim.min_lr,
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+        first_period=plan.restart_steps if optim.schedule == "cosine_restarts" else None,
+        factor=optim.restart_factor,
+    )
+
+
+def make_intervals(experiment: Experiment, plan: Plan) -> Intervals:
+    """What is due after which steps."""
+    return Intervals(
+        total=plan.total_steps,
+        log=experiment.log.every_steps,
+        validate=plan.validate_steps,
+        pictures=plan.pictures_steps,
+        checkpoint=experiment.log.checkpoint_steps,
+        patience=experiment.optim.patience,
+    )
+
+
+if __name__ == "__main__":  # for one release: jobs that were queued before rank.py was the entry ask for jetmae.run
+    os.execv(sys.executable, [sys.executable, "-m", "jetmae.rank", *sys.argv[1:]])

@@ -68,10 +68,11 @@ def strike(folder: Path, dataset: Path, *, kills: int, seed: int) -> Toll:
     import torch
     import torch.utils.tensorboard  # what the ranks need, so that they need not import it again and again
 
-    import jetmae.run as program
+    import jetmae.run  # noqa: F401
+    from jetmae import evaluation
 
     torch.set_num_threads(1)  # a thread pool would not survive the fork
-    program.PICTURED_JETS = 8  # the pictures of the report are not what is tested here
+    evaluation.PICTURED_JETS = 8  # the pictures of the report are not what is tested here
     toll, chance, references = Toll(), random.Random(seed), {}
     while toll.num_kills < kills and not toll.violations:
         stage = STAGES[toll.runs % len(STAGES)]
@@ -157,9 +158,8 @@ def kill(ranks: list[int], *, ended: Container[int]) -> None:
 
 
 def fork_rank(run: RunFolder, rank: int, token: str, fire: Fire | None) -> int:
-    """A process that becomes a rank, as `python -m jetmae.run` does it after its imports."""
-    import jetmae.run as program
-    from jetmae.runtime.liveness.watchdog import start_watchdog
+    """A process that becomes a rank, as `python -m jetmae.rank` does it after its imports."""
+    from jetmae import rank as program
 
     if pid := os.fork():
         return pid
@@ -171,9 +171,7 @@ def fork_rank(run: RunFolder, rank: int, token: str, fire: Fire | None) -> int:
         os.environ.update(local_rank_environment(rank, RANKS, token))
         if fire and fire.phase != RANDOM_TIME:
             os.environ["JETMAE_FAILPOINTS"] = f"{fire.phase}@rank{fire.rank}#{fire.nth}=kill"
-        sys.argv = ["jetmae.run", str(run.root)]
-        program.STOP_REQUEST.install()
-        start_watchdog(run.logs)
+        sys.argv = ["jetmae.rank", str(run.root)]
         program.exit_with_one_line(program.main)
     except SystemExit as end:
         code = int(end.code or 0)

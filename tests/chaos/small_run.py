@@ -79,4 +79,5 @@ def make_checkpoints(
     record: Callable[[dict], None] = lambda line: None,
 ) -> Checkpoints:
     """Of this rank alone."""
-    return Checkpoints(store, ALONE, lease or Lease(), backend=backend, average=None, identity=identity, record=record)
+    parts = {"training": backend, "pieces": backend.pieces()}
+    return Checkpoints(store, ALONE, lease or Lease(), **parts, identity=identity, record=record)

@@ -76,7 +76,7 @@ class Training:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 command = (folder / "cmdline").read_bytes().split(b"\0")
-                is_rank = b"jetmae.run" in command and str(self.run.root).encode() in command
+                is_rank = b"jetmae.rank" in command and str(self.run.root).encode() in command
                 if is_rank and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                     return int(folder.name)
             except OSError:  # it has just ended

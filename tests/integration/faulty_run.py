@@ -10,16 +10,16 @@ import os
 
 import torch
 
-from jetmae import run
+from jetmae import rank
 from jetmae.engine.loop import Fit
-from jetmae.tasks.tasks import Reconstruct
+from jetmae.tasks.reconstruct import ReconstructionTask
 
 
 def main() -> int:
     kind, _, numbers = os.environ["FAULT"].partition(":")
     chosen = set(map(int, numbers.split(",")))
     {"nan-loss": poison_loss, "nan-gradient": poison_gradient, "bit-flip": flip_bit}[kind](chosen)
-    return run.main()
+    return rank.main()
 
 
 def poison_loss(ids: set[int]) -> None:
@@ -32,13 +32,13 @@ def poison_gradient(ids: set[int]) -> None:
 
 
 def spoil_loss(ids: set[int], spoil) -> None:
-    original = Reconstruct.train_loss
+    original = ReconstructionTask.train_loss
 
     def train_loss(task, network, batch):
         loss = original(task, network, batch)
         return spoil(loss) if ids & set(batch.ids_B.tolist()) else loss
 
-    Reconstruct.train_loss = train_loss
+    ReconstructionTask.train_loss = train_loss
 
 
 def flip_bit(steps: set[int]) -> None:
@@ -55,4 +55,4 @@ def flip_bit(steps: set[int]) -> None:
 
 
 if __name__ == "__main__":
-    run.exit_with_one_line(main, leave=run.leave_at_once)
+    rank.exit_with_one_line(main, leave=rank.leave_at_once)

@@ -1,4 +1,4 @@
-"""Two ranks of a module other than jetmae.run: runs with a fault planted in them, and proofs that need many runs."""
+"""Two ranks of a module other than jetmae.rank: runs with a fault planted in them, and proofs that need many runs."""
 
 import os
 import subprocess

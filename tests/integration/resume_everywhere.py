@@ -14,7 +14,9 @@ from pathlib import Path
 from jetmae import run
 from jetmae.config import read_experiment
 from jetmae.engine.backend import join_process_group, leave_process_group
+from jetmae.evaluation import Evaluation
 from jetmae.run_folder import RunFolder
+from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.rendezvous import meet
 from jetmae.runtime.world import World, world_from_environment
 
@@ -26,7 +28,7 @@ def main() -> None:
     store = meet(folder.root, rank=world.rank, size=world.size, device="cpu")
     join_process_group("cpu", store, rank=world.rank, size=world.size)
     train(folder, world)
-    run.Run.evaluate_best = lambda *_: None
+    Evaluation.evaluate_best = lambda *_: None
     for step in range(experiment.optim.steps):
         resumed = RunFolder(scratch / f"from-{step:04d}")
         world.on_main(lambda resumed=resumed, step=step: copy_checkpoint(folder, resumed, step))
@@ -36,7 +38,8 @@ def main() -> None:
 
 def train(folder: RunFolder, world: World) -> None:
     with ExitStack() as held:
-        assert run.attempt(folder, read_experiment(folder.config), world, run.take_lease(folder, world, held))
+        lease = run.take_lease(folder, world, held)
+        assert run.attempt(folder, read_experiment(folder.config), world, lease, StopRequest())
 
 
 def copy_checkpoint(source: RunFolder, target: RunFolder, step: int) -> None:

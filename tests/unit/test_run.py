@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from jetmae import run as program
+from jetmae import evaluation
 from jetmae.config import Experiment, load_experiment
+from jetmae.data.rank_batches import RankBatches
 from jetmae.model.patches import patchify, unpatchify
+from jetmae.run import Run
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.world import World
-from jetmae.tasks.tasks import evenly_spaced
+from jetmae.tasks.reconstruct import evenly_spaced
 from tests.conftest import TINY, TINY_DECODER
 
 
-def make_run(sample, tmp_path, *, ranks: int = 1, rank: int = 0, more: tuple[str, ...] = ()) -> program.Run:
+def make_run(sample, tmp_path, *, ranks: int = 1, rank: int = 0, more: tuple[str, ...] = ()) -> Run:
     experiment = load_experiment("pretrain", "small", [f"data.path={sample}", *TINY, *TINY_DECODER, *more])
     world = World(rank, ranks, rank, torch.device("cpu"))
-    return program.Run(RunFolder(tmp_path), experiment, world, lease=None)
+    return Run(RunFolder(tmp_path), experiment, world, lease=None)
 
 
-def scored_ids(run: program.Run, split: str, limit: int | None) -> list[int]:
-    return [int(i) for batch in run._batches(split, limit=limit) for i in batch.ids_B[batch.counts_B]]
+def scored_ids(run: Run, split: str, limit: int | None) -> list[int]:
+    return [int(i) for batch in run.batches.of_split(split, limit=limit) for i in batch.ids_B[batch.counts_B]]
 
 
 @pytest.mark.parametrize("more", [(), ("seed=5",)])
@@ -44,40 +46,45 @@ def test_all_ranks_together_score_the_same_jets_from_all_over_a_split(sample, tm
 def test_of_the_selected_training_jets_some_are_scored(sample, tmp_path):
     run = make_run(sample, tmp_path, more=("data.train_jets=100",))
     scored = scored_ids(run, run.plan.train_split, 32)
-    assert set(scored) < set(run.selection)
-    assert scored != list(run.selection[:32])
+    assert set(scored) < set(run.batches.selection)
+    assert scored != list(run.batches.selection[:32])
 
 
 def test_pictures_are_of_jets_from_all_over_the_scored_ones(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "PICTURED_JETS", 8)
+    monkeypatch.setattr(evaluation, "PICTURED_JETS", 8)
     run = make_run(sample, tmp_path)
     run.folder.evaluation.mkdir()
     pictured = []
-    make_batches = run._picture_batches
-    monkeypatch.setattr(run, "_picture_batches", lambda split, ids: (pictured.extend(ids), make_batches(split, ids))[1])
-    run._evaluate_split(run.task.network.eval(), "validation", run.plan.validation_split, step=0)
+    make_batches = RankBatches.alone
+
+    def alone(batches, split, ids):
+        pictured.extend(ids)
+        return make_batches(batches, split, ids)
+
+    monkeypatch.setattr(RankBatches, "alone", alone)
+    run.evaluation.evaluate_split(run.task.network.eval(), "validation", run.plan.validation_split)
     with np.load(run.folder.evaluation / "reconstruction_validation.npz") as found:
         scored, images = found["sample_id"], found["image"]
         assert found["pictured_jets"] == 8
     assert len(pictured) == 8
     assert set(pictured) < set(scored)
     assert max(pictured) > np.median(scored) > min(pictured)
-    (batch,) = make_batches(run.plan.validation_split, np.array(pictured)[evenly_spaced(8, 4)])
+    (batch,) = make_batches(run.batches, run.plan.validation_split, np.array(pictured)[evenly_spaced(8, 4)])
     expected = run.task.context.images.to_source_units(run.task.context.images(batch))
     assert np.array_equal(images, expected[: len(images)])
 
 
-def scored_images(run: program.Run, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def scored_images(run: Run, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The images of the scored jets of a split in the space of the loss, and where they are hidden."""
     images, hidden = [], []
-    for batch in run._batches(split, limit=run.experiment.data.evaluation_jets):
+    for batch in run.batches.scored(split):
         images.append(in_loss_space(run, run.task.context.images(batch))[batch.counts_B])
         mask = run.task.pictures(run.task.network, batch)["mask"][batch.counts_B.numpy()]
         hidden.append(torch.from_numpy(mask)[:, None])
     return torch.cat(images).double(), torch.cat(hidden)
 
 
-def in_loss_space(run: program.Run, images: torch.Tensor) -> torch.Tensor:
+def in_loss_space(run: Run, images: torch.Tensor) -> torch.Tensor:
     if not run.experiment.reconstruct.norm_pix_loss:
         return images
     size = run.experiment.model.patch_size
@@ -91,9 +98,9 @@ def in_loss_space(run: program.Run, images: torch.Tensor) -> torch.Tensor:
 def test_the_mean_training_jet_is_scored_where_the_network_is(sample, tmp_path, more):
     run = make_run(sample, tmp_path, more=more)
     split = run.plan.test_split
-    assert "sse_of_mean_image" not in run._evaluate(run.task.network, split, "evaluate")[1]
-    run._use_mean_image()
-    per_jet = run._evaluate(run.task.network, split, "evaluate")[1]
+    assert "sse_of_mean_image" not in run.evaluation.evaluate(run.task.network, split, "evaluate")[1]
+    run.evaluation.learn_reference()
+    per_jet = run.evaluation.evaluate(run.task.network, split, "evaluate")[1]
     training = scored_images(run, run.plan.train_split)[0]
     images, hidden = scored_images(run, split)
     noise = training.var(dim=0) / len(training)
@@ -123,10 +130,10 @@ class ThreadWorld(World):
         raise AssertionError("pickles of features would be several times their size on every rank")
 
 
-def on_threads(does: Callable[[program.Run], None], experiment: Experiment, tmp_path, ranks: int) -> list[program.Run]:
+def on_threads(does: Callable[[Run], None], experiment: Experiment, tmp_path, ranks: int) -> list[Run]:
     meeting, desk = threading.Barrier(ranks), [None] * ranks
     worlds = [ThreadWorld(rank, ranks, rank, torch.device("cpu"), meeting, desk) for rank in range(ranks)]
-    runs = [program.Run(RunFolder(tmp_path), experiment, world, lease=None) for world in worlds]
+    runs = [Run(RunFolder(tmp_path), experiment, world, lease=None) for world in worlds]
     with ThreadPoolExecutor(ranks) as pool:
         list(pool.map(does, runs))
     return runs
@@ -135,25 +142,25 @@ def on_threads(does: Callable[[program.Run], None], experiment: Experiment, tmp_
 def test_every_rank_has_the_same_mean_image_on_any_number_of_ranks(sample, tmp_path):
     words = [f"data.path={sample}", *TINY, *TINY_DECODER, "data.evaluation_jets=33"]
     experiment = load_experiment("pretrain", "small", words)
-    (alone,) = on_threads(program.Run._use_mean_image, experiment, tmp_path, ranks=1)
-    for run in on_threads(program.Run._use_mean_image, experiment, tmp_path, ranks=2):
-        torch.testing.assert_close(run.task._mean_image, alone.task._mean_image, rtol=1e-12, atol=1e-12)
+    (alone,) = on_threads(lambda run: run.evaluation.learn_reference(), experiment, tmp_path, ranks=1)
+    for run in on_threads(lambda run: run.evaluation.learn_reference(), experiment, tmp_path, ranks=2):
+        torch.testing.assert_close(vars(run.task.mean_image), vars(alone.task.mean_image), rtol=1e-12, atol=1e-12)
 
 
-def probes_with_features(sample, tmp_path, ranks: int) -> list[program.Run]:
+def probes_with_features(sample, tmp_path, ranks: int) -> list[Run]:
     more = ("data.train_jets=101", "init_from=random", "optim.batch_size=32", "engine.micro_batch_size=16")
     experiment = load_experiment("probe", "small", [f"data.path={sample}", *TINY, *more])
-    return on_threads(program.Run.compute_features, experiment, tmp_path, ranks)
+    return on_threads(lambda run: run.task.prepare(run.batches), experiment, tmp_path, ranks)
 
 
 def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(sample, tmp_path):
     (alone,) = probes_with_features(sample, tmp_path, ranks=1)
     for run in probes_with_features(sample, tmp_path, ranks=2):
-        for split, (ids, features) in alone.task._features.items():
-            assert torch.equal(run.task._features[split][0], ids)
-            assert torch.equal(run.task._features[split][1], features)
+        for split, (ids, features) in alone.task.features.items():
+            assert torch.equal(run.task.features[split][0], ids)
+            assert torch.equal(run.task.features[split][1], features)
             assert torch.isfinite(features).all()
-        assert run.task._features[run.plan.train_split][1].shape == (101, 16)
+        assert run.task.features[run.plan.train_split][1].shape == (101, 16)
         for name, numbers in run.task.network.state_dict().items():
             assert torch.equal(numbers, alone.task.network.state_dict()[name])
 
@@ -161,7 +168,7 @@ def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(
 def test_a_jet_is_judged_by_its_own_features(sample, tmp_path):
     (run,) = probes_with_features(sample, tmp_path, ranks=1)
     for split in run.datasets:
-        for batch in run._batches(split, limit=20):
+        for batch in run.batches.of_split(split, limit=20):
             _, images = run.task.context.dense(batch, run.task.classifier)
             expected = run.task.network(run.task.classifier.features(images))
             assert torch.allclose(run.task.logits(run.task.network, batch), expected, atol=1e-6)

@@ -68,7 +68,9 @@ class OneTensor:
 def make_checkpoints(root: Path, world: World, lease: Lease, record: Callable[[dict], None]) -> Checkpoints:
     store = CheckpointStore(root / "checkpoints", keep=2)
     identity = Identity("experiment", "data")
-    return Checkpoints(store, world, lease, backend=OneTensor(world), average=None, identity=identity, record=record)
+    training = OneTensor(world)
+    pieces = training.pieces()
+    return Checkpoints(store, world, lease, training=training, pieces=pieces, identity=identity, record=record)
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Alone:
     checkpoints: Checkpoints
 
     def save(self, step: int) -> None:
-        self.checkpoints.backend.values.fill_(step)
+        self.checkpoints.training.values.fill_(step)
         self.checkpoints.begin(TrainState(step=step))
         self.checkpoints.finish()
 
@@ -129,7 +131,7 @@ def test_a_save_that_fails_is_counted_and_the_next_one_is_written_anew(alone, mo
     alone.save(30)
     assert alone.outcomes() == ["committed", "failed", "committed"]
     assert alone.checkpoints.load_newest().step == 30
-    assert alone.checkpoints.backend.values.eq(30).all()
+    assert alone.checkpoints.training.values.eq(30).all()
 
 
 def test_a_flush_of_the_folder_that_fails_leaves_an_older_or_a_whole_newer_one(alone, monkeypatch):
@@ -249,13 +251,13 @@ def on_two_ranks(lease: Lease, action: Callable[[Checkpoints], object], late: La
 
 
 def save_ten(checkpoints: Checkpoints) -> None:
-    checkpoints.backend.values.fill_(10)
+    checkpoints.training.values.fill_(10)
     checkpoints.save_now(TrainState(step=10))
 
 
 def load(checkpoints: Checkpoints) -> tuple[int, float]:
     state = checkpoints.load_newest()
-    return state.step, checkpoints.backend.values.mean().item()
+    return state.step, checkpoints.training.values.mean().item()
 
 
 def test_what_is_listed_late_is_awaited_even_if_its_folder_is_new_as_well(tmp_path, late):

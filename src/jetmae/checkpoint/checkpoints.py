@@ -8,20 +8,18 @@ they are and is counted; MAX_FAILED_SAVES in a row end the run.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from jetmae.checkpoint.pieces import StateImage, read_pieces
+from jetmae.checkpoint.pieces import Piece, StateImage, read_pieces
 from jetmae.checkpoint.store import MANIFEST, CheckpointStore, Fingerprint, TakenOver, damage_behind, write_file
 from jetmae.checkpoint.train_state import TrainState
-from jetmae.engine.backend import Backend
-from jetmae.engine.ema import MovingAverage
 from jetmae.errors import JetmaeError
 from jetmae.files import await_listed, cannot_write, refresh
 from jetmae.runtime.lease import Lease
@@ -42,6 +40,16 @@ class Identity:
     data: str
 
 
+class Restorable(Protocol):
+    """A training whose state is in pieces, and in some numbers that belong to them."""
+
+    def numbers(self) -> dict[str, float]:
+        """As they are now."""
+
+    def restore(self, numbers: dict[str, float]) -> None:
+        """Go on from pieces that have been filled, and from the numbers that belong to them."""
+
+
 @dataclass
 class _Save:
     """A save under way: first every rank writes its file, then rank 0 commits."""
@@ -59,7 +67,11 @@ class _Save:
 
 
 class Checkpoints:
-    """Every method is collective. `record` takes a line for the run's timeline, on rank 0."""
+    """Every method is collective.
+
+    `pieces` are views of the state that lies on this rank, `training` is what goes on from them. `record` takes a line
+    for the run's timeline, on rank 0.
+    """
 
     def __init__(
         self,
@@ -67,14 +79,14 @@ class Checkpoints:
         world: World,
         lease: Lease,
         *,
-        backend: Backend,
-        average: MovingAverage | None,
+        training: Restorable,
+        pieces: Sequence[Piece],
         identity: Identity,
         record: Callable[[dict], None],
     ):
-        self.store, self.world, self.lease, self.backend = store, world, lease, backend
+        self.store, self.world, self.lease, self.training = store, world, lease, training
         self.identity, self._record = identity, record
-        self._pieces = [*backend.pieces(), *(average.pieces() if average else ())]
+        self._pieces = pieces
         self._image = StateImage([piece.share(world.rank, world.size) for piece in self._pieces], world.device)
         self._whole_bytes = sum(world.gather(len(self._image)))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -157,7 +169,7 @@ class Checkpoints:
         self.world.on_main(lambda: self._make(partial))
         content = {
             "state": asdict(state),
-            "numbers": self.backend.numbers(),
+            "numbers": self.training.numbers(),
             "identity": asdict(self.identity),
             "ranks": self.world.size,
             "token": self.lease.token,
@@ -290,7 +302,7 @@ class Checkpoints:
             return None
         enter_phase("restore: read", folder.name)
         self._read(folder, sorted(manifest["files"]))
-        self.backend.restore(manifest["numbers"])
+        self.training.restore(manifest["numbers"])
         return TrainState(**manifest["state"])
 
     def _read_manifest(self, folder: Path) -> tuple[dict | None, str | None]:

@@ -6,7 +6,7 @@ Shapes: B jets, C channels, H x W image, T towers, nnz stored values.
 import torch
 from torch import Tensor
 
-from jetmae.data.loader import Batch
+from jetmae.data.batch import Batch, unpack
 from jetmae.data.normalisation import Normalisation
 
 
@@ -35,7 +35,7 @@ class ImageMaker:
     def __call__(self, batch: Batch) -> Tensor:
         """Normalised images (B, C, H, W), float32: (t(v) - mean) / std."""
         channels, height, width = self.image_shape
-        value, count_BC, index = _unpack(batch, channels)
+        value, count_BC, index = unpack(batch, channels)
         jet_and_channel = torch.repeat_interleave(count_BC.flatten(), output_size=batch.nonzeros)
         channel = jet_and_channel % channels
         scaled = self._transform(value, self.scale_C[channel]) / self.std_C[channel]
@@ -78,15 +78,3 @@ class ImageMaker:
         size = self.tower_size
         towers = towers.unflatten(-1, (height // size, width // size))
         return towers.repeat_interleave(size, dim=-2).repeat_interleave(size, dim=-1)
-
-
-def _unpack(batch: Batch, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (nnz,), counts (B, C), places (nnz,) out of the packed bytes."""
-    value_bytes, count_bytes = batch.nonzeros * 4, batch.jets * channels * 2
-    value, count, index = batch.packed.split([value_bytes, count_bytes, batch.nonzeros * 2])
-    return value.view(torch.float32), _as_integers(count).view(batch.jets, channels), _as_integers(index)
-
-
-def _as_integers(two_bytes: Tensor) -> Tensor:
-    """Unsigned 16-bit integers as int64; through int16, which every device supports."""
-    return two_bytes.view(torch.int16).long() & 0xFFFF

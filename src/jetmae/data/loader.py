@@ -1,4 +1,4 @@
-"""Batches for one rank: sparse, packed into one tensor, made ahead of time by a thread.
+"""Batches for one rank, made ahead of time by a thread.
 
 A batch stays sparse until it is on the device (data/images.py): 6 KB a jet cross over instead of 500. One thread with
 memory-mapped shards feeds more than a GPU can take, so there are no worker processes to start, signal or lose.
@@ -9,43 +9,19 @@ Shapes: B jets, C channels, nnz stored values, N noise columns.
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from jetmae.data.batch import Batch, make_batch
 from jetmae.data.order import evaluation_slices, global_batch
-from jetmae.data.shards import JetDataset, SparseJets
+from jetmae.data.shards import JetDataset
 from jetmae.randomness import Purpose, uniform_rows
 
+T = TypeVar("T")
 PREFETCHED_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some jets on their way into the network.
-
-    `packed` is uint8: nnz float32 values, then B x C uint16 counts, then nnz uint16 places.
-    """
-
-    split: str
-    packed: Tensor
-    jets: int
-    nonzeros: int
-    ids_B: Tensor
-    label_B: Tensor | None
-    noise_BN: Tensor
-    counts_B: Tensor  # bool: False for the surplus entries of the last evaluation batch
-
-    def to(self, device: torch.device) -> "Batch":
-        moved = {
-            name: None if tensor is None else tensor.to(device, non_blocking=True)
-            for name, tensor in vars(self).items()
-            if name not in ("split", "jets", "nonzeros")
-        }
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -82,7 +58,8 @@ def training_batches(
         for part in share.micro_batches():
             places = [(step, position) for position in range(part.start, part.stop)]
             noise = uniform_rows(seed, Purpose.TRAIN_NOISE, places, noise_columns)
-            micro_batches.append(make_batch(dataset, selection[positions[part]], noise))
+            ids = selection[positions[part]]
+            micro_batches.append(make_batch(dataset.split, dataset.gather(ids), ids, noise))
         yield micro_batches
         step += 1
 
@@ -96,66 +73,50 @@ def evaluation_batches(
     ):
         jet_ids = ids[positions]
         noise = uniform_rows(seed, Purpose.EVALUATION_NOISE, [(int(i), 0) for i in jet_ids], noise_columns)
-        yield make_batch(dataset, jet_ids, noise, counts)
+        yield make_batch(dataset.split, dataset.gather(jet_ids), jet_ids, noise, counts)
 
 
-def make_batch(
-    dataset: JetDataset, ids: NDArray[np.int64], noise_BN: NDArray, counts_B: NDArray | None = None
-) -> Batch:
-    jets = dataset.gather(ids)
-    return Batch(
-        split=dataset.split,
-        packed=torch.from_numpy(_pack(jets)),
-        jets=len(jets),
-        nonzeros=len(jets.value),
-        ids_B=torch.from_numpy(np.asarray(ids)),
-        label_B=None if jets.label is None else torch.from_numpy(jets.label),
-        noise_BN=torch.from_numpy(noise_BN),
-        counts_B=torch.ones(len(jets), dtype=torch.bool) if counts_B is None else torch.from_numpy(counts_B),
-    )
+@dataclass(frozen=True)
+class _Made(Generic[T]):
+    """One item, or the error that came in its place."""
+
+    items: list[T]
+    error: Exception | None = None
 
 
-def _pack(jets: SparseJets) -> NDArray[np.uint8]:
-    return np.concatenate([part.ravel().view(np.uint8) for part in (jets.value, jets.count_NC, jets.index)])
-
-
-class Prefetched:
+class Prefetched(Generic[T]):
     """An iterator whose items a thread makes ahead of time. An exception in the thread is raised at its item."""
 
-    _END = object()
-
-    def __init__(self, items: Iterable, depth: int = PREFETCHED_BATCHES):
-        self._queue: queue.Queue = queue.Queue(maxsize=depth)
+    def __init__(self, items: Iterable[T], depth: int = PREFETCHED_BATCHES):
+        self._queue: queue.Queue[_Made[T]] = queue.Queue(maxsize=depth)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(items,), name="prefetch", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> "Prefetched":
+    def __iter__(self) -> "Prefetched[T]":
         return self
 
-    def __next__(self):
-        item, error = self._queue.get()
-        if error is not None:
-            raise error
-        if item is self._END:
-            raise StopIteration
-        return item
+    def __next__(self) -> T:
+        made = self._queue.get()
+        if made.error is not None:
+            raise made.error
+        return made.items[0]
 
     def close(self) -> None:
         """End the thread. Idempotent."""
         self._closed.set()
         self._thread.join()
 
-    def _fill(self, items: Iterable) -> None:
+    def _fill(self, items: Iterable[T]) -> None:
         try:
             for item in items:
-                if not self._put((item, None)):
+                if not self._put(_Made([item])):
                     return
-            self._put((self._END, None))
+            self._put(_Made([], StopIteration()))
         except Exception as error:  # whatever it is, it belongs to the one who asks for the next item
-            self._put((None, error))
+            self._put(_Made([], error))
 
-    def _put(self, entry: tuple) -> bool:
+    def _put(self, entry: "_Made[T]") -> bool:
         while not self._closed.is_set():
             try:
                 self._queue.put(entry, timeout=0.1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed import Store
 
 from jetmae.checkpoint.pieces import Piece
-from jetmae.data.loader import Batch
+from jetmae.data.batch import Batch
 from jetmae.engine.zero_state import ZeroState
 from jetmae.errors import JetmaeError
 from jetmae.runtime.world import World

@@ -5,7 +5,7 @@ import socket
 
 import torch
 
-from jetmae.data.loader import Batch
+from jetmae.data.batch import Batch
 from jetmae.engine.backend import Backend, StepResult
 from jetmae.errors import EXIT_INTERNAL, JetmaeError
 from jetmae.runtime.world import World

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from jetmae.checkpoint.checkpoints import Checkpoints
 from jetmae.checkpoint.train_state import TrainState
-from jetmae.data.loader import Batch, Prefetched
+from jetmae.data.batch import Batch
+from jetmae.data.loader import Prefetched
 from jetmae.engine.backend import Backend, StepResult
 from jetmae.engine.ema import MovingAverage
 from jetmae.engine.guard import NAMED_JETS, check_replicas, is_sound, suspects
@@ -31,7 +33,6 @@ class Intervals:
     validate: int
     pictures: int
     checkpoint: int
-    per_epoch: int
     patience: int | None
 
 
@@ -41,7 +42,8 @@ class Fit:
 
     `batches_from(step)` are the micro-batches of the updates after `step`, `loss_of(network, batch)` is the task's
     loss, `validate(network)` returns its metrics and their score, `export_best` keeps the present weights,
-    `draw(network, step)` puts pictures into TensorBoard, and `describe_jets(sample_ids)` says where jets are stored.
+    `draw(network, step)` puts pictures into TensorBoard, `describe_jets(sample_ids)` says where jets are stored, and
+    `place(step)` where a step is in the training.
     """
 
     backend: Backend
@@ -54,6 +56,7 @@ class Fit:
     describe_jets: Callable[[list[int]], str]
     schedule: Schedule
     intervals: Intervals
+    place: Callable[[int], dict[str, Any]]
     batch_size: int
     max_skipped_steps: int
     state: TrainState
@@ -180,7 +183,7 @@ class Fit:
                     f"validation loss is {metrics['loss']} at step {self.state.step}: the weights have grown beyond"
                     " use; reduce optim.lr and start a new --name"
                 )
-            self._on_recorder(lambda to: to.evaluation("validation", **self._place(self.state.step), metrics=metrics))
+            self._on_recorder(lambda to: to.evaluation("validation", **self.place(self.state.step), metrics=metrics))
             if self.state.record_score(score):
                 enter_phase("export best", f"step {self.state.step}")
                 self.export_best(self.state)
@@ -209,7 +212,7 @@ class Fit:
             self._clock_s, self._clock_step = now_s, step
             numbers = {"loss": loss, "lr": lr, "grad_norm": gradient_norm, "jets_per_s": jets_per_s}
             try:
-                self.recorder.train(**self._place(step), **numbers)
+                self.recorder.train(**self.place(step), **numbers)
             except JetmaeError as error:
                 self.record_error = error
 
@@ -220,6 +223,3 @@ class Fit:
     def _on_recorder(self, action: Callable[[Recorder], None]) -> None:
         """On rank 0, whose error all ranks share. Collective."""
         self.world.on_main(lambda: action(self.recorder))
-
-    def _place(self, step: int) -> dict:
-        return {"step": step, "samples": step * self.batch_size, "epoch": step / self.intervals.per_epoch}

@@ -57,7 +57,7 @@ def _wait(processes: list[subprocess.Popen], logs: Path) -> int:
 
 
 def _start(run_dir: Path, environment: dict[str, str], log: Path | None) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jetmae.run", str(run_dir)]
+    command = [sys.executable, "-m", "jetmae.rank", str(run_dir)]
     if log is None:
         return subprocess.Popen(command, env=environment)
     with log.open("a") as output:

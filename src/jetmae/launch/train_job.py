@@ -1,4 +1,4 @@
-"""What submitit runs on every rank of a Slurm job: it becomes `python -m jetmae.run RUN_DIR`.
+"""What submitit runs on every rank of a Slurm job: it becomes `python -m jetmae.rank RUN_DIR`.
 
 By replacing the process, nothing of submitit stays: neither its signal handlers, which would save on one rank what only
 all ranks can save together, nor its pickled state. The run folder is all that a restarted job needs.
@@ -15,7 +15,7 @@ class TrainJob:
 
     def __call__(self) -> None:
         os.execve(
-            sys.executable, [sys.executable, "-m", "jetmae.run", self.run_dir], slurm_rank_environment(os.environ)
+            sys.executable, [sys.executable, "-m", "jetmae.rank", self.run_dir], slurm_rank_environment(os.environ)
         )
 
 

@@ -1,0 +1,40 @@
+"""The entry of one rank:  python -m jetmae.rank RUN_DIR
+
+Importing torch and DeepSpeed takes seconds in which a signal may come, or storage hang. So this is in place before:
+signal handlers, the watchdog, and the choice of devices, which DeepSpeed makes when it is imported. Then comes run.py.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+
+from jetmae.errors import exit_with_one_line, leave_at_once
+from jetmae.run_folder import RunFolder
+from jetmae.runtime.liveness.watchdog import start_watchdog
+from jetmae.runtime.preemption import StopRequest
+
+
+def main() -> int:
+    """Train or go on training, then evaluate. Exit code 0: complete. 75: stopped, everything saved."""
+    folder, stop_request = RunFolder(Path(sys.argv[1])), StopRequest()
+    stop_request.install()
+    start_watchdog(folder.logs)
+    if is_for_cpus(folder):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from jetmae.run import train  # only now: see above
+
+    return train(folder, stop_request)
+
+
+def is_for_cpus(folder: RunFolder) -> bool:
+    """Whether GPUs are to be left alone. A configuration that cannot be read is refused later."""
+    with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+        return bool(yaml.safe_load(folder.config.read_text())["engine"]["device"] == "cpu")
+    return False
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main, leave=leave_at_once)

@@ -1,0 +1,105 @@
+"""What a task is to the rest of a run: a network, a loss, and a way to score and to show what was learned.
+
+run.py and evaluation.py know this protocol and no task by name; what a task has no use for, it inherits from here.
+
+Shapes: B jets, R jets of all ranks, C channels, H W image.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jetmae.data.batch import Batch
+from jetmae.data.images import ImageMaker
+from jetmae.data.rank_batches import RankBatches
+from jetmae.runtime.world import World
+
+Metrics = dict[str, Any]
+"""Numbers by name, `loss` among them; a value may be a mapping, such as one number per channel."""
+Columns = dict[str, NDArray[Any]]
+"""Results of jets: arrays that are equally long, by name."""
+
+
+class Task(Protocol):
+    """One of the rows of tasks/entrypoints.py."""
+
+    network: nn.Module
+    """what is trained"""
+    encoder: nn.Module
+    """the part that a pretrain run hands on"""
+    noise_columns: int
+    """uniform random numbers that each jet of a batch brings along"""
+    evaluation_name: str
+    """of the files in evaluation/ of a run folder"""
+    jet_columns: Sequence[str] = ()
+    """columns of the dataset that the report needs beside the results"""
+    scores_training_jets: bool = False
+    """whether the training split is evaluated too, before the others"""
+    draws_pictures: bool = False
+    """whether `pictures` has something to show during training"""
+
+    def prepare(self, batches: RankBatches) -> None:
+        """What has to be computed once before the first step. Collective."""
+
+    def make_network(self) -> nn.Module:
+        """Another network of the same shape."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For AdamW, each with its `lr_scale`."""
+
+    def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of a micro-batch, a scalar."""
+
+    def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Metrics, Columns]:
+        """Metrics over the batches of all ranks, and results of each jet in the order of ids. Collective."""
+
+    def score(self, metrics: Metrics) -> float:
+        """What the best weights maximise."""
+        return -float(metrics["loss"])
+
+    def learn_reference(self, training_jets: Iterable[Batch]) -> None:
+        """Take from training jets, which have been scored, what the scores of others are compared with. Collective."""
+
+    def pictures(self, network: nn.Module, batch: Batch) -> Mapping[str, NDArray[Any]]:
+        """`image`, `reconstruction` (B, C, H, W) and `mask` (B, H, W), if the task `draws_pictures`."""
+        raise NotImplementedError(f"{type(self).__name__} draws no pictures")
+
+    def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
+        """What the report needs of a split; `batches` are the pictured jets, `network` is whole on this rank."""
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What every task needs from its surroundings."""
+
+    images: ImageMaker
+    world: World
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.images.image_shape
+
+    def dense(self, batch: Batch, network: nn.Module) -> tuple[Batch, Tensor]:
+        """The batch on the device, and its images (B, C, H, W) in the precision of the network."""
+        batch = batch.to(self.world.device)
+        return batch, self.images(batch).to(precision_of(network))
+
+    def collect(self, ids: list[Tensor], columns: Mapping[str, list[Tensor]]) -> Columns:
+        """Results of the jets of all ranks, ordered by sample id: `sample_id` (R,) and each column (R, ...)."""
+        mine = {"sample_id": ids, **columns}
+        whole = {name: torch.cat(parts).cpu().numpy() if parts else None for name, parts in mine.items()}
+        ranks = [part for part in self.world.gather(whole) if part["sample_id"] is not None]
+        merged = {name: np.concatenate([part[name] for part in ranks]) for name in mine}
+        order = np.argsort(merged["sample_id"], kind="stable")
+        return {name: column[order] for name, column in merged.items()}
+
+
+def precision_of(network: nn.Module) -> torch.dtype:
+    """The type of a network's weights."""
+    return next(network.parameters()).dtype
