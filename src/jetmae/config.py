@@ -18,10 +18,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jetmae.errors import JetmaeError
+from jetmae.presets import FOLDER, TASKS, preset_names
 
-TASKS = ("pretrain", "finetune", "scratch", "probe")
 RANDOM = "random"  # probe only: init_from=random is the control without pretraining
-PRESETS = Path(__file__).resolve().parent / "presets"
 
 
 class Section(BaseModel):
@@ -36,7 +35,7 @@ def _require_divides(where: str, dim: int, heads: int) -> None:
 class Data(Section):
     """Which jets, and how their values enter the network."""
 
-    path: str = Field("data/sample", description="folder with manifest.json, made by jobs/data.py convert")
+    path: str = Field("data/sample", description="folder with manifest.json, made by jetmae data convert")
     train_split: str | None = Field(None, description="default: to pretrain unlabelled_train if it exists, else train")
     validation_split: str | None = Field(None, description="chooses the best weights; default as for train_split")
     test_split: str | None = Field(None, description="looked at once, at the end; default as for train_split")
@@ -252,9 +251,9 @@ def validated(content: object, *, where: str) -> Experiment:
 
 
 def _read_preset(task: str, preset: str) -> dict:
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / task / f"{preset}.yaml"
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else FOLDER / task / f"{preset}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in (PRESETS / task).glob("*.yaml")))
+        known = ", ".join(preset_names(task))
         raise JetmaeError(f"no preset {preset!r} for {task}: expected one of {known}, or the path of a .yaml file")
     try:
         content = yaml.safe_load(path.read_text())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jetmae.command_line import typed
 from jetmae.config import RANDOM, Experiment, batch_layout, read_experiment
 from jetmae.data.manifest import Manifest, check_same_images, read_manifest
 from jetmae.data.normalisation import Normalisation
@@ -117,9 +118,7 @@ def check_pretrain_run(experiment: Experiment, manifest: Manifest) -> None:
         return
     run = RunFolder(Path(experiment.init_from))
     if not run.config.is_file():
-        raise JetmaeError(
-            f"init_from={experiment.init_from}: no run there; pretrain first: python jobs/launch.py pretrain"
-        )
+        raise JetmaeError(f"init_from={experiment.init_from}: no run there; pretrain first: {typed('pretrain')}")
     other = read_experiment(run.config)
     if other.task != "pretrain":
         raise JetmaeError(f"init_from={experiment.init_from} is a {other.task} run: expected a pretrain run")

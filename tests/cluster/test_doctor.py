@@ -1,6 +1,5 @@
 """Doctor on a real cluster: a healthy one, and one whose partitions, nodes and ranks are really broken."""
 
-import argparse
 import json
 import os
 import signal
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from jetmae.cli import doctor
 from jetmae.doctor import cluster as checks
-from jetmae.doctor import machine, results
+from jetmae.doctor import examination, machine, results
+from jetmae.doctor.examination import Examination, examine_job
 from jetmae.doctor.job import Outcome, read_results
 from jetmae.doctor.ranks import Ask, ranks_listed
 from jetmae.doctor.verdict import Verdict
 from jetmae.launch import submission
+from jetmae.launch.resources import Resources, request_of
 from jetmae.slurm.cluster_facts import ask_cluster
 from tests.cluster.processes import descendants, wait_until
 from tests.conftest import type_command
@@ -66,7 +66,7 @@ def test_a_healthy_cluster_has_no_fault(cluster, tmp_path):
 
 
 def configuration_verdicts(save_s: float | None = 1.0, **asked: object) -> dict[str, Verdict]:
-    request = submission.request_of(submission.Resources(**asked))
+    request = request_of(Resources(**asked))
     return {verdict.name: verdict for verdict in checks.check_cluster(request, ask_cluster(), save_s)}
 
 
@@ -106,7 +106,7 @@ def test_a_node_that_is_drained(on_cluster):
 
 
 def test_more_gpus_than_a_node_has_and_slurm_agrees(on_cluster, tmp_path):
-    asked = submission.Resources(gpus_per_node=3)
+    asked = Resources(gpus_per_node=3)
     assert configuration_verdicts(gpus_per_node=3)["GPUs of low"].level == "FAILED"
     refused = checks.check_submission(*checks.ask_sbatch(submission.script([tmp_path], asked, name="doctor")))
     assert refused.level == "FAILED"
@@ -149,8 +149,9 @@ def hidden(cluster, node: str, place: Path, *, behind: Path | None = None, size:
 def examined_job(
     cluster, runs: Path, *, data: Path | None = None, wait_min: float = 2.0, **asked: object
 ) -> dict[str, Verdict]:
-    arguments = argparse.Namespace(million_parameters=1.0, wait_min=wait_min, data=data)
-    found = doctor.examine_job(runs, submission.Resources(**asked), {"lead time": 120.0}, arguments)
+    resources = Resources(**asked)
+    examination = Examination(runs, resources, 16_000_000, 2, data=data, submits_job=True, job_wait_s=60 * wait_min)
+    found = examine_job(examination, resources, {"lead time": 120.0})
     return {verdict.name: verdict for verdict in found}
 
 
@@ -185,7 +186,7 @@ def test_every_fault_of_two_nodes_is_found_in_one_job(on_cluster, tmp_path):
 
 
 def test_a_node_that_does_not_see_the_run_folder(on_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "JOB_WAIT_S", 5.0)  # for the rank that cannot come
+    monkeypatch.setattr(examination, "JOB_WAIT_S", 5.0)  # for the rank that cannot come
     with hidden(on_cluster, "node2", tmp_path):
         verdicts = examined_job(on_cluster, tmp_path, nodes=2)
     assert verdicts["ranks"].level == "FAILED"

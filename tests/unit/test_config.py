@@ -3,11 +3,12 @@
 import pytest
 import yaml
 
-from jetmae.config import PRESETS, TASKS, as_yaml, batch_layout, load_experiment, validated
+from jetmae.config import as_yaml, batch_layout, load_experiment, validated
 from jetmae.errors import JetmaeError
 from jetmae.model.classifier import POOLINGS
+from jetmae.presets import FOLDER, TASKS
 
-ALL_PRESETS = [(path.parent.name, path.stem) for path in sorted(PRESETS.glob("*/*.yaml")) if path.parent.name in TASKS]
+ALL_PRESETS = [(path.parent.name, path.stem) for path in sorted(FOLDER.glob("*/*.yaml")) if path.parent.name in TASKS]
 INIT_FROM = {"finetune": ["init_from=somewhere"], "probe": ["init_from=random"]}
 
 

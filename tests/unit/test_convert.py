@@ -595,7 +595,10 @@ def test_command_ends_with_the_next_command(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "train 10, validation 5, test 5 jets" in result.stdout
     assert "KB per jet" in result.stdout
-    assert result.stdout.splitlines()[-1] == f"next: python jobs/launch.py chain data.path={tmp_path / 'out'}"
+    assert (
+        result.stdout.splitlines()[-1]
+        == f"next: python {COMMAND.with_name('launch.py')} chain data.path={tmp_path / 'out'}"
+    )
 
 
 def test_command_prints_one_line_for_a_bad_file(tmp_path):

@@ -356,7 +356,7 @@ def test_whole_data(data):
 def test_no_data(tmp_path):
     (verdict,) = check_dataset(tmp_path)
     assert verdict.level == "FAILED"
-    assert "data.py convert" in verdict.todo
+    assert "data convert" in verdict.todo
 
 
 def test_a_truncated_shard(data):

@@ -7,6 +7,8 @@ import pytest
 
 from jetmae.errors import JetmaeError
 from jetmae.launch import submission
+from jetmae.launch.resources import SITES, Resources, after, resources_for
+from jetmae.slurm.time_limit import minutes as minutes_of
 
 PAYLOADS = (
     *("$(touch MARK)", "`touch MARK`", "; touch MARK", "x; touch MARK", "x && touch MARK", "x || touch MARK"),
@@ -18,8 +20,13 @@ PAYLOADS = (
 FIELDS = ("partition", "account", "qos", "constraint", "mem", "dependency", "modules")
 
 
+def asked_of(site: str, given: dict) -> Resources:
+    """What the command line would make of it; sbatch options are under `extra`."""
+    return resources_for(site, {**given, "extra": None}, given.get("extra", {}))
+
+
 def script_for(tmp_path: Path, name: str = "run", **given: object) -> str:
-    return submission.script([tmp_path / "run"], submission.resources_for("slurm", given), name=name)
+    return submission.script([tmp_path / "run"], asked_of("slurm", given), name=name)
 
 
 def runs_nothing(script: str, folder: Path) -> bool:
@@ -47,7 +54,7 @@ def test_no_payload_runs(tmp_path, field, payload):
     folder = tmp_path / "home"
     folder.mkdir()
     try:
-        resources = submission.resources_for("slurm", given)
+        resources = asked_of("slurm", given)
         root = Path("/nowhere") / payload if field == "run folder" else Path("/nowhere/run")
         script = submission.script([root], resources, name=payload if field == "job name" else "run")
     except (JetmaeError, ValueError):  # refused; how is tested below
@@ -88,13 +95,13 @@ def test_ordinary_values_pass_and_stand_in_the_script(tmp_path):
 
 def test_an_array_is_one_job_whose_elements_look_after_their_own_run(tmp_path):
     roots = [tmp_path / f"seed-{n}" for n in range(3)]
-    script = submission.script(roots, submission.resources_for("slurm", {}), name="seeds")
+    script = submission.script(roots, asked_of("slurm", {}), name="seeds")
     assert "#SBATCH --array=0-2%3" in script
     assert f"supervisor {roots[0]} {roots[1]} {roots[2]} " in script
 
 
 def test_a_dependent_job_does_not_outlive_a_failed_parent():
-    resources = submission.after(submission.resources_for("slurm", {"dependency": "singleton"}), ["7", "8_1"])
+    resources = after(asked_of("slurm", {"dependency": "singleton"}), ["7", "8_1"])
     script = submission.script([Path("/runs/x")], resources, name="x")
     assert "#SBATCH --dependency=singleton,afterok:7:8_1" in script
     assert "#SBATCH --kill-on-invalid-dep=yes" in script
@@ -112,14 +119,14 @@ def test_a_dependent_job_does_not_outlive_a_failed_parent():
 )
 def test_a_refusal_names_the_field(given, expected):
     with pytest.raises(JetmaeError, match=expected):
-        submission.resources_for("slurm", given)
+        asked_of("slurm", given)
 
 
 def test_every_site_preset_is_valid_and_names_its_source():
-    sites = sorted(submission.SITES.glob("*.yaml"))
+    sites = sorted(SITES.glob("*.yaml"))
     assert len(sites) >= 4
     for path in sites:
-        submission.script([Path("/runs/x")], submission.resources_for(path.stem, {}), name="x")
+        submission.script([Path("/runs/x")], asked_of(path.stem, {}), name="x")
         if path.stem != "slurm":
             assert "ntested" in path.read_text()
 
@@ -128,10 +135,10 @@ def test_every_site_preset_is_valid_and_names_its_source():
     ("text", "minutes"), [("90", 90), ("1:30:00", 90), ("90:30", 91), ("2-12", 3600), ("1-0:30", 1470), ("0:00:10", 1)]
 )
 def test_time_limits(text, minutes):
-    assert submission.minutes(text) == minutes
+    assert minutes_of(text) == minutes
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1h", "1:2:3:4", "-5", "1-"])
 def test_a_time_limit_that_is_none(text):
     with pytest.raises(ValueError, match="expected minutes"):
-        submission.minutes(text)
+        minutes_of(text)

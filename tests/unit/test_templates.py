@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jetmae.launch import submission
+from jetmae.launch.resources import Resources
 from tests.conftest import PROJECT, TINY, succeed
 
 TEMPLATES = sorted((PROJECT / "slurm").iterdir())
@@ -41,7 +42,7 @@ def test_shellcheck_finds_nothing(path):
 
 @pytest.mark.parametrize("name", ["train.sbatch", "array.sbatch"])
 def test_every_option_of_the_launcher_is_in_the_template(tmp_path, name):
-    launched = options_of(submission.script([tmp_path], submission.Resources(nodes=2), name="run"))
+    launched = options_of(submission.script([tmp_path], Resources(nodes=2), name="run"))
     own = options_of(template(name))
     assert {"requeue", "open-mode", "signal"} <= set(launched)
     assert set(launched) - set(own) == NOT_IN_A_TEMPLATE
@@ -50,7 +51,7 @@ def test_every_option_of_the_launcher_is_in_the_template(tmp_path, name):
 
 
 def test_srun_and_what_follows_it_are_the_launchers(tmp_path):
-    launched = submission.script([tmp_path], submission.Resources(), name="run")
+    launched = submission.script([tmp_path], Resources(), name="run")
     for text in ("--kill-on-bad-exit=1", "--wait=60", "trap : TERM USR2", "jetmae.launch.supervisor"):
         assert text in launched
         assert text in template("train.sbatch")

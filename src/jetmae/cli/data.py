@@ -1,29 +1,35 @@
 """Data commands: simulate jets, convert files into a dataset, verify it, look at it.
 
-python jobs/data.py simulate jets.h5 --process top_vs_qcd --jets 1000 --pile-up 20 --seed 1
-python jobs/data.py convert jets.h5 --out data/top
-python jobs/data.py verify data/top
-python jobs/data.py stats data/top --pictures pictures
+    jetmae data simulate jets.h5 --process top_vs_qcd --jets 1000 --pile-up 20 --seed 1
+    jetmae data convert jets.h5 --out data/top
+    jetmae data verify data/top
+    jetmae data stats data/top --pictures pictures
+
+In a clone: python jobs/data.py instead of jetmae data.
 """
 
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-# Nothing heavy here: --help must answer at once. The commands import what they need.
-from jetmae.errors import JetmaeError, exit_with_one_line
+from jetmae.cli.dispatch import run_command, set_command
 
 
-def main() -> int:
-    arguments = parser().parse_args()
+def main(words: Sequence[str] | None = None, program: str | None = None) -> int:
+    """`words` are what was typed behind the name of the program."""
+    arguments = make_parser(program).parse_args(words)
     # A terminated command must run its `finally`s: that is what removes half-written output.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return arguments.command(arguments) or 0
+    return run_command(arguments)
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(program: str | None = None) -> argparse.ArgumentParser:
+    """All options of the data commands."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_simulate(commands.add_parser("simulate", help="make jet images with Pythia 8"))
     _add_convert(commands.add_parser("convert", help="make a dataset from files of jet images"))
@@ -34,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, nargs="?", metavar="OUT.h5")
-    parser.add_argument("--output", type=Path, dest="output_option", metavar="OUT.h5", help="the same as OUT.h5")
+    out_names = ("-o", "--out", "--output")  # the last one is what older versions call it
+    parser.add_argument(*out_names, type=Path, dest="output_option", metavar="OUT.h5", help="the same as OUT.h5")
     parser.add_argument("--process", choices=("top_vs_qcd", "quark_vs_gluon"), default="top_vs_qcd")
     parser.add_argument("--jets", type=int, default=1000, help="number of jets, half of each class (%(default)s)")
     parser.add_argument("--pile-up", type=float, default=20.0, help="mean collisions added per jet (%(default)s)")
@@ -45,35 +52,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gzip-level", type=int, default=6, help="1 to 9 (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--sample", type=Path, metavar="FOLDER", help="make the shipped sample files in FOLDER")
-    parser.set_defaults(command=_simulate)
-
-
-def _simulate(arguments: argparse.Namespace) -> None:
-    outputs = [path for path in (arguments.output, arguments.output_option, arguments.sample) if path is not None]
-    if len(outputs) != 1:
-        raise JetmaeError(
-            f"simulate: {len(outputs)} outputs, expected one: OUT.h5 or --sample FOLDER; give one of them"
-        )
-    from jetmae.data.simulation.simulate import simulate, simulate_sample
-
-    if arguments.sample is not None:
-        simulate_sample(arguments.sample, workers=arguments.workers, overwrite=arguments.overwrite)
-        print(f"sample written to {arguments.sample}")
-        return
-    simulate(
-        outputs[0],
-        process=arguments.process,
-        num_jets=arguments.jets,
-        seed=arguments.seed,
-        pile_up=arguments.pile_up,
-        labelled=not arguments.unlabelled,
-        workers=arguments.workers,
-        first_block=arguments.first_block,
-        gzip_level=arguments.gzip_level,
-        overwrite=arguments.overwrite,
-    )
-    print(f"{arguments.jets} jets in {outputs[0]}")
-    print(f"next: python jobs/data.py convert {outputs[0]} --out DIR")
+    set_command(parser, "simulate")
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +61,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="FILE: its own splits if it has some, else divided into train, validation, test; SPLIT=FILE: all of it to"
         " that split; unlabelled=FILE: without labels, divided",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder to make")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="dataset folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset at --out when all is done")
     parser.add_argument("--verify", action="store_true", help="afterwards compare every pixel with the sources")
     parser.add_argument("--fractions", type=_numbers, default=(0.8, 0.1, 0.1), metavar="TRAIN,VALIDATION,TEST")
@@ -101,7 +80,23 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     layout.add_argument("--channels", type=_words, metavar="NAME,...", help="channel names in the source's order")
     layout.add_argument("--units", type=_words, metavar="UNIT,...", help="unit of each channel")
     layout.add_argument("--classes", type=_words, metavar="NAME,...", help="class names by label number")
-    parser.set_defaults(command=_convert)
+    set_command(parser, "convert")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Read a whole dataset and print a line for each problem; exit code 65 if there is one. Looked for: a manifest"
+        " that changed; shards missing, not listed, exchanged, or of another size; bytes that differ from those written"
+        " (SHA-256); values that are NaN, infinite or outside their image; labels of no class; jets that occur twice."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    set_command(parser, "verify")
+
+
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write example pictures of every channel there")
+    set_command(parser, "stats")
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -117,70 +112,3 @@ def _shape(text: str) -> tuple[int, ...]:
     if len(sizes) != 3 or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not C,H,W")
     return sizes
-
-
-def _convert(arguments: argparse.Namespace) -> None:
-    from jetmae.data.convert.convert import ConvertOptions, convert
-    from jetmae.data.convert.source import SourceOptions
-
-    values = vars(arguments)
-    result = convert(
-        arguments.sources,
-        arguments.out,
-        source_options=SourceOptions(**{name: values[name] for name in SourceOptions.__dataclass_fields__}),
-        options=ConvertOptions(**{name: values[name] for name in ConvertOptions.__dataclass_fields__}),
-        overwrite=arguments.overwrite,
-        verify=arguments.verify,
-    )
-    _print_conversion(arguments.out, result, dropped=arguments.drop_constant)
-
-
-def _print_conversion(folder: Path, result, *, dropped: bool) -> None:
-    manifest = result.manifest
-    for planned in result.plan:
-        print(f"{planned.part.path}: {planned.part.layout}")
-    print(f"dataset {folder}: {', '.join(f'{split} {manifest.jets(split):,}' for split in manifest.splits)} jets")
-    stored_bytes = sum(entry.bytes for entries in manifest.splits.values() for entry in entries)
-    print(f"{stored_bytes / max(result.jets, 1) / 1000:.1f} KB per jet")
-    if result.constant_images:
-        print(f"{result.constant_images} constant images {'dropped' if dropped else 'kept (see --drop-constant)'}")
-    if result.jets_compared is not None:
-        print(f"{result.jets_compared:,} jets compared with the sources bit for bit: equal")
-    print(f"next: python jobs/launch.py chain data.path={folder}")
-
-
-def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Read a whole dataset and print a line for each problem; exit code 65 if there is one. Looked for: a manifest"
-        " that changed; shards missing, not listed, exchanged, or of another size; bytes that differ from those written"
-        " (SHA-256); values that are NaN, infinite or outside their image; labels of no class; jets that occur twice."
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.set_defaults(command=_verify)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from jetmae.data.inspect import verify_dataset
-    from jetmae.errors import EXIT_BAD_DATA
-
-    problems = verify_dataset(arguments.folder)
-    for problem in problems:
-        print(problem)
-    print(f"{arguments.folder}: {f'{len(problems)} problems' if problems else 'no problems found'}")
-    return EXIT_BAD_DATA if problems else 0
-
-
-def _add_stats(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write example pictures of every channel there")
-    parser.set_defaults(command=_stats)
-
-
-def _stats(arguments: argparse.Namespace) -> None:
-    from jetmae.data.inspect import dataset_statistics
-
-    dataset_statistics(arguments.folder, arguments.pictures)
-
-
-if __name__ == "__main__":
-    exit_with_one_line(main)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from jetmae.command_line import typed
 from jetmae.errors import DataError, JetmaeError
 from jetmae.files import write_text
 
@@ -103,8 +104,8 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(text)
     except FileNotFoundError:
         raise DataError(
-            f"no dataset in {folder}: expected {MANIFEST_NAME} there; make one with: python jobs/data.py convert"
-            f" SOURCE --out {folder}"
+            f"no dataset in {folder}: expected {MANIFEST_NAME} there; make one with:"
+            f" {typed(f'data convert SOURCE --out {folder}')}"
         ) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}); convert the source again") from error

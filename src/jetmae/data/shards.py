@@ -36,6 +36,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from jetmae.command_line import typed
 from jetmae.data.integrity import sha256_of, wrong_size
 from jetmae.data.manifest import FORMAT_VERSION, Manifest, ShardEntry, read_manifest
 from jetmae.errors import DataError
@@ -261,13 +262,13 @@ class JetDataset:
             jet = f"shard {shard.path}: jet {j} (source row {shard.row[j]})"
             if infinite := int((~np.isfinite(shard.value[part])).sum()):
                 raise DataError(
-                    f"{jet} has {infinite} pixels that are NaN or infinite; find them all with: python jobs/data.py"
-                    " verify, then convert a clean source"
+                    f"{jet} has {infinite} pixels that are NaN or infinite; find them all with:"
+                    f" {typed('data verify')}, then convert a clean source"
                 )
             if (highest := shard.index[part].max(initial=0)) >= self.num_places:
                 raise DataError(
                     f"{jet} has a value at place {highest}, expected less than {self.num_places}: changed bytes;"
-                    " find all with: python jobs/data.py verify, then convert again"
+                    f" find all with: {typed('data verify')}, then convert again"
                 )
 
 

@@ -5,9 +5,9 @@
 import difflib
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from jetmae.doctor.verdict import Verdict, failed, ok, warning
+from jetmae.launch.resources import Request
 from jetmae.slurm.cluster_facts import (
     ClusterFacts,
     Record,
@@ -22,22 +22,6 @@ from jetmae.slurm.job import QUESTION_TIMEOUT_S
 STEP_ALLOWANCE_S = 2.0  # what a step and the agreement to stop may take, on top of the save
 SIGNAL_GRAIN_S = 60.0  # Slurm may send the signal before the time limit so much too early
 UNUSABLE_STATES = ("DOWN", "DRAIN", "FAIL", "MAINT", "NOT_RESPONDING", "POWERING_DOWN", "FUTURE", "UNKNOWN")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a job asks for."""
-
-    nodes: int = 1
-    tasks_per_node: int = 1
-    gpus_per_node: int = 0
-    cpus_per_task: int = 1
-    memory_mib: int | None = None
-    time_min: int = 60
-    lead_time_s: int = 120
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
 
 
 def check_cluster(request: Request, facts: ClusterFacts, save_s: float | None) -> Iterator[Verdict]:

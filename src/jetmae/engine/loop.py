@@ -11,6 +11,7 @@ from torch import nn
 
 from jetmae.checkpoint.checkpoints import Checkpoints
 from jetmae.checkpoint.train_state import TrainState
+from jetmae.command_line import typed
 from jetmae.data.batch import Batch
 from jetmae.data.loader import Prefetched
 from jetmae.engine.backend import Backend, StepResult
@@ -153,8 +154,7 @@ class Fit:
         if len(self.state.skipped_steps) > self.max_skipped_steps:
             raise JetmaeError(
                 f"{what}, {where}: more than optim.max_skipped_steps={self.max_skipped_steps} such steps; the last"
-                f" checkpoint is intact; reduce optim.lr (now {lr:.3g}), or check the data with"
-                " python jobs/data.py verify"
+                f" checkpoint is intact; reduce optim.lr (now {lr:.3g}), or check the data with {typed('data verify')}"
             )
         if self.recorder:
             self.recorder.say(f"{what}, {where}: back to the last checkpoint, and on without this step")

@@ -1,0 +1,5 @@
+"""`python -m jetmae` is `jetmae`."""
+
+from jetmae.cli.main import program
+
+program()

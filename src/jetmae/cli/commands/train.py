@@ -1,0 +1,69 @@
+"""pretrain, finetune, scratch, probe and chain: check everything, freeze the run folders, start."""
+
+import argparse
+
+from jetmae.cli.commands.resources import layout_of
+from jetmae.command_line import typed
+from jetmae.config import as_yaml
+from jetmae.doctor import cluster, verdict
+from jetmae.launch import start, submission
+from jetmae.launch.freeze import freeze
+from jetmae.launch.layout import Layout
+from jetmae.launch.resources import Resources, request_of
+from jetmae.launch.stages import Stage, Wanted, check_stages, stages_of
+from jetmae.run_folder import runs_folder
+from jetmae.slurm import cluster_facts
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """What was typed is checked as a whole before anything is written."""
+    layout = layout_of(arguments)
+    runs_dir = runs_folder(arguments.runs_dir)
+    wanted = Wanted(arguments.config, arguments.overrides, arguments.name, arguments.array, runs_dir)
+    stages = stages_of(arguments.task, wanted)
+    check_stages(stages, layout)
+    if arguments.dry_run:
+        return print_dry_run(stages, layout)
+    for stage in stages:
+        for member in stage.members:
+            freeze(member.experiment, member.run)
+    if arguments.freeze:
+        print(*(member.run.root for stage in stages for member in stage.members), sep="\n")
+        return 0
+    is_chain = arguments.task == "chain"
+    if layout.resources is None:
+        return start.train_here(stages, layout, report=is_chain)
+    warn_of_the_cluster(layout.resources)
+    start.submit(stages, layout, layout.resources, report=is_chain)
+    print_next_steps(stages)
+    return 0
+
+
+def print_dry_run(stages: list[Stage], layout: Layout) -> int:
+    """The resolved configuration of every run, and the exact sbatch script of every job."""
+    for stage in stages:
+        for member in stage.members:
+            print(f"# run folder: {member.run.root}\n# ranks: {layout.num_ranks(member.experiment)}")
+            print(as_yaml(member.experiment))
+        if layout.resources is not None:
+            roots = [member.run.root for member in stage.members]
+            print(submission.script(roots, layout.resources, name=roots[0].name))
+    return 0
+
+
+def warn_of_the_cluster(resources: Resources) -> None:
+    """What doctor would find in Slurm's configuration, if it is not well: a preemption without a warning, say."""
+    facts = cluster_facts.ask_cluster()
+    for found in cluster.check_cluster(request_of(resources), facts, None) if facts else ():
+        if found.level != verdict.OK:
+            print(f"{found.level}: {found.name}: {found.found}: {found.meaning}; {found.todo}")
+
+
+def print_next_steps(stages: list[Stage]) -> None:
+    """Commands to type while the jobs wait and train."""
+    first = stages[0].members[0].run.root
+    folder = first if len(stages) == 1 else start.chain_folder(stages)
+    print(f"  how far:  {typed(f'runs status {folder}')}")
+    print(f"  output:   {typed(f'runs logs {first} -f')}")
+    print(f"  curves:   {typed(f'runs tensorboard {folder}')}")
+    print(f"  compare:  {typed(f'runs report {folder}')}")

@@ -1,0 +1,143 @@
+"""Stages are started: one run after the other as processes of this machine, or all of them as Slurm jobs."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from jetmae.attempts import complete_record, said_cause
+from jetmae.errors import (
+    EXIT_BAD_CONFIG,
+    EXIT_BAD_DATA,
+    EXIT_BUSY,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    JetmaeError,
+)
+from jetmae.launch import submission
+from jetmae.launch.freeze import write_launch_record
+from jetmae.launch.layout import Layout
+from jetmae.launch.local_processes import run_ranks
+from jetmae.launch.resources import Resources, after
+from jetmae.launch.stages import Member, Stage, check_member
+from jetmae.plan import make_plan
+from jetmae.run_folder import RunFolder
+from jetmae.slurm import queue
+
+
+def record_start(member: Member, layout: Layout, *, job_id: str | None = None) -> None:
+    """Write launch.json."""
+    ranks = layout.num_ranks(member.experiment)
+    place = {} if job_id is None else {"job_id": job_id}
+    write_launch_record(member.run, ranks=ranks, total_steps=make_plan(member.experiment, ranks).total_steps, **place)
+
+
+def report_command(stages: list[Stage]) -> list[str]:
+    """`jetmae runs report` for all runs of a chain."""
+    runs = [str(member.run.root) for stage in stages for member in stage.members]
+    return [sys.executable, "-m", "jetmae", "runs", "report", *runs]
+
+
+def chain_folder(stages: list[Stage]) -> Path:
+    """The folder that holds the runs of a chain."""
+    return stages[0].members[0].run.root.parent
+
+
+# -- on this machine ---------------------------------------------------------------------------------------------------
+
+
+def train_here(stages: list[Stage], layout: Layout, *, report: bool) -> int:
+    """One run after the other; ends with the first that does not complete. At the end the report, for a chain."""
+    for member in (member for stage in stages for member in stage.members):
+        if member.run.completed.exists():
+            print(f"{member.run.root} is complete; another --name starts anew")
+            continue
+        check_member(member, layout)
+        record_start(member, layout)
+        start = secrets.token_hex(8)
+        ranks = layout.num_ranks(member.experiment)
+        if code := run_ranks(member.run.root, ranks=ranks, logs=member.run.logs, start=start):
+            return report_end(member.run, start, code)
+    return subprocess.run(report_command(stages)).returncode if report else 0
+
+
+def report_end(run: RunFolder, start: str, code: int) -> int:
+    """Complete the record of a start that did not complete the run, and say what to do."""
+    if code == EXIT_BUSY:  # the record belongs to the start that has the folder
+        return code
+    place = {"start_token": start}
+    message = complete_record(run, place, start=start, code=code, cause=said_cause(run, place) or "crashed")
+    if code == EXIT_STOPPED:
+        print(f"stopped, everything is saved in {run.root}; the same command again goes on")
+    elif code not in (EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_INTERRUPTED):  # of these the ranks have told
+        print(f"crashed: {message}; the same command again goes on from the last checkpoint", file=sys.stderr)
+    return code
+
+
+# -- on Slurm ----------------------------------------------------------------------------------------------------------
+
+
+def submit(stages: list[Stage], layout: Layout, resources: Resources, *, report: bool) -> None:
+    """Submit every run that is not complete, each stage after the one it needs; at the end the report, for a chain.
+
+    Raises:
+        JetmaeError: sbatch refused, or all that is left of a command for one stage has a job.
+    """
+    jobs: dict[str, list[str]] = {}
+    for stage in stages:
+        needed = jobs.get(stage.after, []) if stage.after else []
+        jobs[stage.name], missing = _submit_stage(stage, layout, after(resources, needed))
+        if jobs[stage.name] and not missing and not report:
+            raise JetmaeError(_all_alive(stage, jobs[stage.name]))
+    if report:
+        everything = [job for stage in stages for job in jobs[stage.name]]
+        job = submission.submit_command(report_command(stages), chain_folder(stages), after(resources, everything))
+        print(f"job {job} writes {chain_folder(stages) / 'report' / 'report.html'}")
+
+
+def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[list[str], list[Member]]:
+    """Submit the runs that are neither complete nor have a job. Returns the jobs that a later stage waits for, old and
+    new, and the runs that were submitted."""
+    alive, missing = [], []
+    for member in stage.members:
+        if member.run.completed.exists():
+            print(f"{member.run.root.name}: complete")
+        elif job := live_job(member.run):
+            print(f"{member.run.root.name}: has job {job}")
+            alive.append(job)
+        else:
+            missing.append(member)
+    return [*alive, *(_submit_members(missing, layout, resources) if missing else [])], missing
+
+
+def _submit_members(members: list[Member], layout: Layout, resources: Resources) -> list[str]:
+    """Submit runs, several of them as one array, and return the job of each."""
+    roots = [member.run.root for member in members]
+    jobs = submission.submit(roots, resources, name=roots[0].name)
+    for member, job in zip(members, jobs, strict=True):
+        record_start(member, layout, job_id=job)
+        print(f"job {job} submitted; run folder {member.run.root}")
+    return jobs
+
+
+def _all_alive(stage: Stage, jobs: list[str]) -> str:
+    roots = [member.run.root for member in stage.members if not member.run.completed.exists()]
+    found = ", ".join(f"run {root} has job {job}" for root, job in zip(roots, jobs, strict=True))
+    return f"{found}, queued or running: scancel {' '.join(jobs)}, or wait"
+
+
+def live_job(run: RunFolder) -> str | None:
+    """The job that was submitted last for this run, if it is still queued or running.
+
+    Raises:
+        JetmaeError: Slurm does not answer, so that a second job in the same folder cannot be ruled out.
+    """
+    job = json.loads(run.launch.read_text()).get("job_id") if run.launch.exists() else None
+    if job is None:
+        return None
+    jobs = queue.queue_of([os.getuid()])
+    if jobs is None:
+        raise JetmaeError(f"Slurm does not answer whether job {job} of {run.root} is still alive: try again later")
+    return str(job) if job in jobs else None
