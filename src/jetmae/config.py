@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -58,7 +58,7 @@ class Model(Section):
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; earlier ones less")
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> Self:
         _require_divides("model", self.dim, self.heads)
         return self
 
@@ -74,7 +74,7 @@ class Reconstruct(Section):
     decoder_heads: int = Field(1, ge=1, description="attention heads of the decoder")
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> Self:
         _require_divides("reconstruct.decoder", self.decoder_dim, self.decoder_heads)
         if self.channel_weights is not None and (min(self.channel_weights) < 0 or sum(self.channel_weights) <= 0):
             raise ValueError(f"channel_weights {self.channel_weights}: expected weights >= 0 with a positive sum")
@@ -108,7 +108,7 @@ class Optim(Section):
     max_skipped_steps: int = Field(3, ge=0, description="leave out so many steps whose loss is not finite, then stop")
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs={self.epochs}, steps={self.steps}: expected exactly one of the two")
         if self.min_lr > self.lr:
@@ -126,7 +126,7 @@ class Engine(Section):
     hang_limit_s: float = Field(600.0, ge=5, description="end a rank that gets on no longer; above the slowest step")
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> Self:
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("engine.precision=fp16, engine.device=cpu: a CPU cannot train in fp16; use bf16 or fp32")
         return self
@@ -158,7 +158,7 @@ class Experiment(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_task_section(cls, content):
+    def _fill_task_section(cls, content: Any) -> Any:
         if isinstance(content, dict) and content.get("task") in TASKS:
             # A section with all its keys commented out is None: its defaults hold, as if it were not there.
             content = {key: value for key, value in content.items() if value is not None or key not in _section_names()}
@@ -169,7 +169,7 @@ class Experiment(Section):
         return content
 
     @model_validator(mode="after")
-    def _check_init_from(self):
+    def _check_init_from(self) -> Self:
         if self.task in ("pretrain", "scratch") and self.init_from is not None:
             raise ValueError(f"init_from={self.init_from}: {self.task} starts from random weights; remove init_from")
         if self.task in ("finetune", "probe") and self.init_from is None:
@@ -202,7 +202,7 @@ def experiment_fingerprint(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(identity_of(experiment), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _flat(content: dict, prefix: str = "") -> dict[str, object]:
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in content.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -250,7 +250,7 @@ def validated(content: object, *, where: str) -> Experiment:
         raise JetmaeError(f"{where}: {_one_line(error)}") from None
 
 
-def _read_preset(task: str, preset: str) -> dict:
+def _read_preset(task: str, preset: str) -> dict[str, Any]:
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else FOLDER / task / f"{preset}.yaml"
     if not path.is_file():
         known = ", ".join(preset_names(task))
@@ -264,7 +264,7 @@ def _read_preset(task: str, preset: str) -> dict:
     return content
 
 
-def _apply_override(content: dict, override: str) -> None:
+def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise JetmaeError(f"override {override!r}: expected key=value, such as optim.lr=3e-4")
@@ -310,14 +310,14 @@ def _section_names() -> list[str]:
 
 def _all_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
     """Dotted names of all knobs with their descriptions."""
-    keys = {}
+    keys: dict[str, str] = {}
     for name, info in section.model_fields.items():
         inner = _section_of(info.annotation)
         keys |= _all_keys(inner, f"{prefix}{name}.") if inner else {prefix + name: info.description or ""}
     return keys
 
 
-def _section_of(annotation) -> type[Section] | None:
+def _section_of(annotation: Any) -> type[Section] | None:
     kinds = [kind for kind in (annotation, *getattr(annotation, "__args__", ())) if isinstance(kind, type)]
     return next((kind for kind in kinds if issubclass(kind, Section)), None)
 

@@ -54,7 +54,8 @@ class Evaluation:
         self.evaluate_split(network, "validation", self.plan.validation_split)
         if self.plan.test_split is not None:
             metrics = self.evaluate_split(network, "test", self.plan.test_split)
-            self.world.on_main(lambda: recorder.evaluation("test", **self.plan.place(step), metrics=metrics))
+            place = self.plan.place(step)
+            self.world.together(lambda: recorder.evaluation("test", **place, metrics=metrics) if recorder else None)
 
     def best_network(self) -> nn.Module:
         """A network of its own, not sharded, with the best weights."""
@@ -101,4 +102,4 @@ class Evaluation:
         arrays["units"] = np.array(self.plan.manifest.units)
         target = self.folder.evaluation / f"{self.task.evaluation_name}_{kind}.npz"
         with written_aside(target) as aside, aside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)

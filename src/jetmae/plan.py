@@ -61,7 +61,8 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
     """
     manifest = read_manifest(Path(experiment.data.path))
     _check_patches(experiment, manifest)
-    train, validation, test = (_choose_split(experiment, manifest, kind) for kind in ("train", "validation", "test"))
+    train, validation = (_need_split(experiment, manifest, kind) for kind in ("train", "validation"))
+    test = _choose_split(experiment, manifest, "test")
     for split in filter(None, (train, validation, test)):
         _check_split(experiment, manifest, split)
     optim = experiment.optim
@@ -72,8 +73,11 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
         raise JetmaeError(
             f"optim.batch_size={optim.batch_size} is more than the {jets} jets of split {train}: reduce it"
         )
-    steps = lambda epochs: max(1, round(epochs * per_epoch))  # noqa: E731
-    total_steps = optim.steps or steps(optim.epochs)
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * per_epoch))
+
+    total_steps = optim.steps or steps(optim.epochs or 0)
     return Plan(
         manifest=manifest,
         train_split=train,
@@ -156,24 +160,30 @@ def _architecture(experiment: Experiment) -> list[str]:
     return [name for name in type(experiment.model).model_fields if name != "drop_path"]  # a regulariser, no shape
 
 
+def _need_split(experiment: Experiment, manifest: Manifest, kind: str) -> str:
+    """As `_choose_split`, for a split without which there is no training."""
+    split = _choose_split(experiment, manifest, kind)
+    if split is None:
+        raise DataError(
+            f"{experiment.data.path} has no split {' or '.join(_preferred_splits(experiment, kind))} for"
+            f" {experiment.task}: it has {', '.join(manifest.splits)}; name one with data.{kind}_split=…"
+        )
+    return split
+
+
+def _preferred_splits(experiment: Experiment, kind: str) -> list[str]:
+    return [f"unlabelled_{kind}", kind] if experiment.task == "pretrain" else [kind]
+
+
 def _choose_split(experiment: Experiment, manifest: Manifest, kind: str) -> str | None:
-    """The configured split; or, to pretrain, `unlabelled_<kind>` where the dataset has one; or `<kind>`."""
-    configured = getattr(experiment.data, f"{kind}_split")
+    """The configured split; or, to pretrain, `unlabelled_<kind>` where the dataset has one; or `<kind>`; or none."""
+    configured: str | None = getattr(experiment.data, f"{kind}_split")
     if configured is not None:
         if configured not in manifest.splits:
             known = ", ".join(manifest.splits)
             raise DataError(f"data.{kind}_split={configured}: {experiment.data.path} has no such split; it has {known}")
         return configured
-    preferred = [f"unlabelled_{kind}", kind] if experiment.task == "pretrain" else [kind]
-    for split in preferred:
-        if manifest.splits.get(split):
-            return split
-    if kind == "test":
-        return None
-    raise DataError(
-        f"{experiment.data.path} has no split {' or '.join(preferred)} for {experiment.task}: it has"
-        f" {', '.join(manifest.splits)}; name one with data.{kind}_split=…"
-    )
+    return next((split for split in _preferred_splits(experiment, kind) if manifest.splits.get(split)), None)
 
 
 def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None:
@@ -194,6 +204,6 @@ def _check_patches(experiment: Experiment, manifest: Manifest) -> None:
         raise JetmaeError(
             f"model.patch_size={patch} does not divide images of {height}x{width}: use one of {', '.join(common)}"
         )
-    weights = experiment.reconstruct and experiment.reconstruct.channel_weights
+    weights = experiment.reconstruct.channel_weights if experiment.reconstruct else None
     if weights is not None and len(weights) != channels:
         raise JetmaeError(f"reconstruct.channel_weights has {len(weights)} entries, the images {channels} channels")

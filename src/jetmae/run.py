@@ -87,7 +87,7 @@ def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Leas
         complete = fit.run()
         lines.cause = "completed" if complete else cause_of_this_stop(stop_request)
         if complete:
-            run.evaluation.evaluate_best(fit.state.best_step, run.recorder)
+            run.evaluation.evaluate_best(fit.state.best_step or 0, run.recorder)
             enter_phase("complete")
             world.on_main(lambda: run.complete(fit.state.step))
         world.together(run.close)
@@ -147,7 +147,8 @@ class Run:
 
     def complete(self, step: int) -> None:
         """For rank 0: nothing is left to do, and all records of it are on disk."""
-        self.recorder.flush()
+        if self.recorder:
+            self.recorder.flush()
         write_text(self.folder.completed, f"{step}\n")
 
     def close(self) -> None:

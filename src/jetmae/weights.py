@@ -7,6 +7,7 @@ that whoever starts from these weights sees the pixels exactly as they did.
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import xxhash
 from safetensors import SafetensorError, safe_open
@@ -26,7 +27,7 @@ class WeightsInfo:
     """What belongs to a weight file."""
 
     task: str
-    model: dict
+    model: dict[str, Any]
     image_shape: tuple[int, int, int]
     channels: tuple[str, ...]
     units: tuple[str, ...]
@@ -72,15 +73,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     return weights, _info_of(path, json.loads(about))
 
 
-def _info_of(path: Path, content: dict) -> WeightsInfo:
+def _info_of(path: Path, content: dict[str, Any]) -> WeightsInfo:
     """JSON knows no tuples, and an older file may say less."""
     if untold := [field.name for field in fields(WeightsInfo) if field.name not in content]:
         raise JetmaeError(
             f"{path} does not tell its {', '.join(untold)}: an older jetmae wrote it; train that run anew"
         )
-    constants = content["normalisation"]
+    constants: dict[str, Any] = content["normalisation"]
     content["normalisation"] = Normalisation(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in constants.items()}
+        constants["transform"], **{name: tuple(constants[name]) for name in ("scale", "mean", "std")}
     )
     for name in ("image_shape", "channels", "units"):
         content[name] = tuple(content[name])
@@ -92,7 +93,7 @@ def digest_of(weights: dict[str, Tensor], about: str) -> str:
     digest = xxhash.xxh3_128(about.encode())
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].contiguous().numpy())
+        digest.update(weights[name].contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -102,7 +103,7 @@ def load_encoder(encoder: nn.Module, weights: dict[str, Tensor]) -> None:
     encoder.load_state_dict({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
 
 
-def check_fits(info: WeightsInfo, model: dict, manifest: Manifest, *, path: Path) -> None:
+def check_fits(info: WeightsInfo, model: dict[str, Any], manifest: Manifest, *, path: Path) -> None:
     """The encoder of the weights must be the one that is configured, and have seen images like those of the data.
 
     Raises:

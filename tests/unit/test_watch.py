@@ -255,4 +255,4 @@ def test_tensorboard_listens_on_loopback_only_and_names_the_runs():
 def test_help_names_every_command():
     printed = subprocess.run([sys.executable, PROJECT / "jobs" / "runs.py", "--help"], capture_output=True, text=True)
     for name in ("list", "status", "logs", "cancel", "requeue", "tensorboard", "report", "goodput"):
-        assert f"runs.py {name}" in printed.stdout
+        assert f"jetmae runs {name}" in printed.stdout

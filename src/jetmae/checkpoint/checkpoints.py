@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from jetmae.checkpoint.pieces import Piece, StateImage, read_pieces
 from jetmae.checkpoint.store import MANIFEST, CheckpointStore, Fingerprint, TakenOver, damage_behind, write_file
@@ -55,15 +55,21 @@ class _Save:
     """A save under way: first every rank writes its file, then rank 0 commits."""
 
     partial: Path
-    content: dict
+    content: dict[str, Any]
     began_at_s: float
-    pending: Future | None  # what this rank is busy with
-    held_s: float = 0.0  # how long training has waited for it
+    writing: Future[Fingerprint]
     files: dict[str, Fingerprint] | None = None  # known when all ranks have written
+    committing: Future[None] | None = None  # of rank 0, after that
+    held_s: float = 0.0  # how long training has waited for it
+
+    @property
+    def pending(self) -> Future[Any] | None:
+        """What this rank is busy with."""
+        return self.writing if self.files is None else self.committing
 
     @property
     def step(self) -> int:
-        return self.content["state"]["step"]
+        return int(self.content["state"]["step"])
 
 
 class Checkpoints:
@@ -82,7 +88,7 @@ class Checkpoints:
         training: Restorable,
         pieces: Sequence[Piece],
         identity: Identity,
-        record: Callable[[dict], None],
+        record: Callable[[dict[str, Any]], None],
     ):
         self.store, self.world, self.lease, self.training = store, world, lease, training
         self.identity, self._record = identity, record
@@ -128,7 +134,8 @@ class Checkpoints:
         """Take a save under way one stage further: to its commit, or to its end. For when no rank is busy, else it
         waits. Raises as `begin`."""
         if self._save is not None:
-            self._forgiving(self._save.step, self._advance)
+            save = self._save
+            self._forgiving(save.step, lambda: self._advance(save))
 
     def finish(self) -> None:
         """Bring a save under way to its end. Raises as `begin`."""
@@ -144,7 +151,7 @@ class Checkpoints:
         self.finish()
         self._begin(state)
         while self._save is not None:
-            self._advance()
+            self._advance(self._save)
 
     def _forgiving(self, step: int, action: Callable[[], None]) -> None:
         """A failed save is counted, and fatal only after others."""
@@ -177,8 +184,8 @@ class Checkpoints:
         }
         self._copied.clear()
         self._image.wait_for_updates()
-        pending = self._thread.submit(self._write, partial)
-        self._save = _Save(partial, content, began_at_s, pending, held_s=time.monotonic() - began_at_s)
+        writing = self._thread.submit(self._write, partial)
+        self._save = _Save(partial, content, began_at_s, writing, held_s=time.monotonic() - began_at_s)
 
     def _make(self, partial: Path) -> None:
         self._check_lease()
@@ -202,36 +209,37 @@ class Checkpoints:
     def _count_block(self) -> None:
         self._blocks += 1
 
-    def _await(self, save: _Save) -> Fingerprint | None:
+    def _await(self, work: Future[T]) -> T:
         """What the thread has come to. The watchdog counts from the last block that was written."""
         blocks = self._blocks
-        while save.pending and wait([save.pending], timeout=WAIT_S).not_done:
+        while wait([work], timeout=WAIT_S).not_done:
             if self._blocks != blocks:
                 blocks = self._blocks
                 heartbeat()
-        return save.pending and save.pending.result()
+        return work.result()
 
-    def _commit(self, save: _Save) -> None:
+    def _commit(self, save: _Save, files: dict[str, Fingerprint]) -> None:
         """On the thread of rank 0."""
         enter_phase("save: commit", save.partial.name)
         self._check_lease()
-        self.store.commit(save.partial, save.step, content=save.content, files=save.files)
+        self.store.commit(save.partial, save.step, content=save.content, files=files)
         enter_phase("save: prune")
         try:
             self.store.prune()
         except OSError as error:  # the new one is committed all the same
             warnings.warn(f"older checkpoints in {self.store.folder} cannot be deleted ({error})", stacklevel=2)
 
-    def _advance(self) -> None:
-        save, began_at_s = self._save, time.monotonic()
+    def _advance(self, save: _Save) -> None:
+        began_at_s = time.monotonic()
         try:
-            written = self.world.together(lambda: self._await(save))
             if save.files is None:
-                fingerprints = self.world.gather(written)
+                fingerprints = self.world.gather(self.world.together(lambda: self._await(save.writing)))
                 save.files = {_file_name(rank): fingerprint for rank, fingerprint in enumerate(fingerprints)}
-                save.pending = self._thread.submit(self._commit, save) if self.world.is_main else None
+                if self.world.is_main:
+                    save.committing = self._thread.submit(self._commit, save, save.files)
                 save.held_s += time.monotonic() - began_at_s
                 return
+            self.world.together(lambda: self._await(save.committing) if save.committing else None)
         except JetmaeError:
             self._save = None
             with suppress(JetmaeError):  # storage that has just failed; what is left there is swept at the next start
@@ -242,7 +250,7 @@ class Checkpoints:
         times = {"stall_s": save.held_s + now_s - began_at_s, "write_s": now_s - save.began_at_s}
         self._note({"event": "save", "step": save.step, **times, "bytes": self._whole_bytes, "outcome": "committed"})
 
-    def _note(self, line: dict) -> None:
+    def _note(self, line: dict[str, Any]) -> None:
         """A line for the timeline, which is not worth the end of a training."""
         if self.world.is_main:
             try:
@@ -282,7 +290,9 @@ class Checkpoints:
 
     def _on_main(self, look: Callable[[], T]) -> T:
         """What rank 0 sees: others may see it later."""
-        return self.world.gather(self.world.together(look if self.world.is_main else lambda: None))[0]
+        everyones: list[Any] = self.world.gather(self.world.together(look if self.world.is_main else lambda: None))
+        seen: T = everyones[0]
+        return seen
 
     def _take_stock(self) -> None:
         self._check_lease()
@@ -294,10 +304,10 @@ class Checkpoints:
         """None if the checkpoint is damaged, and was set aside."""
         enter_phase("restore: verify", folder.name)
         manifest, damage = self._on_main(lambda: self._read_manifest(folder))
-        if damage is None:
+        if manifest is not None:
             self._check_identity(manifest["identity"], folder)
             damage = self._damage(folder, manifest["files"])
-        if damage is not None:
+        if manifest is None or damage is not None:
             self.world.on_main(lambda: self._set_aside(folder, damage))
             return None
         enter_phase("restore: read", folder.name)
@@ -305,7 +315,7 @@ class Checkpoints:
         self.training.restore(manifest["numbers"])
         return TrainState(**manifest["state"])
 
-    def _read_manifest(self, folder: Path) -> tuple[dict | None, str | None]:
+    def _read_manifest(self, folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         """The manifest, or what is wrong with it or with the sizes it lists."""
         try:
             manifest = self.store.read_manifest(folder)
@@ -341,7 +351,7 @@ class Checkpoints:
         paths = [folder / name for name in names[first:] + names[:first]]
         self.world.together(lambda: read_pieces(paths, self._pieces))
 
-    def _check_identity(self, written: dict, folder: Path) -> None:
+    def _check_identity(self, written: dict[str, Any], folder: Path) -> None:
         for what, now in asdict(self.identity).items():
             if written.get(what) != now:
                 raise JetmaeError(
@@ -349,7 +359,7 @@ class Checkpoints:
                     " what was changed, or start a new --name"
                 )
 
-    def _set_aside(self, folder: Path, damage: str) -> None:
+    def _set_aside(self, folder: Path, damage: str | None) -> None:
         aside = self.store.set_aside(folder)
         warnings.warn(f"checkpoint {folder.name} is damaged ({damage}), set aside as {aside.name}", stacklevel=2)
 

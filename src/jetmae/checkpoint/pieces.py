@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class StateImage:
 
     @property
     def content(self) -> memoryview:
-        return memoryview(self._bytes.numpy())
+        return memoryview(self._bytes.numpy().data)
 
 
 def read_pieces(files: Sequence[Path], wanted: Iterable[Piece]) -> None:
@@ -129,7 +130,7 @@ def _read_file(path: Path, missing: dict[str, list[Piece]]) -> dict[str, list[Pi
     return still
 
 
-def _fill(piece: Piece, stored, start: int) -> list[Piece]:
+def _fill(piece: Piece, stored: Any, start: int) -> list[Piece]:
     """Copy where the stored piece, which begins at `start`, overlaps; returns the parts of `piece` that it does not."""
     first, last = max(piece.start, start), min(piece.stop, start + stored.get_shape()[0])
     if first >= last:

@@ -18,6 +18,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -80,7 +81,7 @@ class CheckpointStore:
         except OSError as error:
             raise JetmaeError(f"cannot make {partial} ({error.strerror}): the run folder must be writable") from error
 
-    def commit(self, partial: Path, step: int, *, content: dict, files: dict[str, Fingerprint]) -> Path:
+    def commit(self, partial: Path, step: int, *, content: dict[str, Any], files: dict[str, Fingerprint]) -> Path:
         """Make what all ranks have written a checkpoint. Everything in it is on disk when this returns.
 
         Raises:
@@ -129,7 +130,7 @@ class CheckpointStore:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def read_manifest(self, folder: Path) -> dict:
+    def read_manifest(self, folder: Path) -> dict[str, Any]:
         """The content of a manifest, whose `files` are Fingerprints.
 
         Raises:
@@ -208,7 +209,7 @@ def _taken_over(partial: Path) -> TakenOver:
     return TakenOver(f"{partial} was taken away: another job goes on with this run, and this one ends")
 
 
-def manifest_text(content: dict, files: dict[str, Fingerprint]) -> str:
+def manifest_text(content: dict[str, Any], files: dict[str, Fingerprint]) -> str:
     """The text of a manifest, the only one for this content, with a hash over all the rest of it."""
     whole = {"format": FORMAT, **content, "files": {name: asdict(files[name]) for name in sorted(files)}}
     digest = xxhash.xxh3_128_hexdigest(json.dumps(whole, sort_keys=True).encode())

@@ -64,9 +64,14 @@ class Manifest:
 class Images(Protocol):
     """What images are: a manifest says it, and so does whatever was trained on them."""
 
-    image_shape: tuple[int, int, int]
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def units(self) -> tuple[str, ...]: ...
 
 
 def check_same_images(trained_on: Images, manifest: Manifest, *, where: str) -> None:

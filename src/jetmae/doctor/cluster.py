@@ -223,8 +223,9 @@ def check_preemption(partition: Record, facts: ClusterFacts, qos: Record | None)
 
 
 def grace_s(partition: Record, facts: ClusterFacts, qos: Record | None) -> float:
-    by_qos = facts.config.get("PreemptType") == "preempt/qos" and qos
-    return seconds_of(qos.get("gracetime", "0") if by_qos else partition.get("GraceTime", "0"))
+    if qos and facts.config.get("PreemptType") == "preempt/qos":
+        return seconds_of(qos.get("gracetime", "0"))
+    return seconds_of(partition.get("GraceTime", "0"))
 
 
 def check_grace(partition: Record, facts: ClusterFacts, qos: Record | None, save_s: float | None) -> Verdict:

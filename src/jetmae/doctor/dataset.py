@@ -6,14 +6,14 @@ It takes seconds; `data.py verify`, which looks at every value, takes longer.
 from collections.abc import Iterator
 from pathlib import Path
 
+from jetmae.data.manifest import Manifest, read_manifest
+from jetmae.data.shards import JetDataset
 from jetmae.doctor.verdict import Verdict, failed, ok
 from jetmae.errors import DataError
 
 
 def check_dataset(folder: Path) -> Iterator[Verdict]:
     """The manifest, then every split as training would open it."""
-    from jetmae.data.manifest import read_manifest
-
     try:
         manifest = read_manifest(folder)
     except DataError as error:
@@ -24,9 +24,8 @@ def check_dataset(folder: Path) -> Iterator[Verdict]:
         yield check_split(folder, split, manifest)
 
 
-def check_split(folder: Path, split: str, manifest) -> Verdict:
-    from jetmae.data.shards import JetDataset
-
+def check_split(folder: Path, split: str, manifest: Manifest) -> Verdict:
+    """One split, opened as training would open it."""
     name = f"data {split}"
     try:
         dataset = JetDataset(folder, split, manifest=manifest)

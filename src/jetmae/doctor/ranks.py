@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from jetmae.doctor.machine import shared_memory_mib
 from jetmae.files import write_json
@@ -35,7 +36,7 @@ REDUCE_REPEATS = 10
 NAMES = 20
 GEMM_SIZE = {"cpu": 512, "cuda": 8192}
 PACKAGES = ("jetmae", "torch", "deepspeed")
-Found = dict[str, object]
+Found = dict[str, Any]  # what a rank has written as JSON
 
 
 @dataclass(frozen=True)

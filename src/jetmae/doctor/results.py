@@ -135,9 +135,9 @@ def check_versions(results: Results) -> Verdict:
         by_version[" ".join(f"{name} {number}" for name, number in versions.items())].add(str(found["node"]))
     if len(by_version) == 1:
         return ok("versions", next(iter(by_version)))
-    found = "; ".join(f"{versions} on {', '.join(sorted(nodes))}" for versions, nodes in by_version.items())
+    listed = "; ".join(f"{versions} on {', '.join(sorted(nodes))}" for versions, nodes in by_version.items())
     meaning = "ranks that run different code hang, or compute different things"
-    return failed("versions", found, meaning, "one environment on shared storage, or the same image on all nodes")
+    return failed("versions", listed, meaning, "one environment on shared storage, or the same image on all nodes")
 
 
 def check_scontrol(results: Results) -> Verdict:
@@ -210,9 +210,9 @@ def check_gpus_work(results: Results) -> Verdict:
         if "device_error" in found:
             nodes_of_error[str(found["device_error"])].add(str(found["node"]))
     if nodes_of_error:
-        found = "; ".join(f"on {', '.join(sorted(nodes))}: {error}" for error, nodes in nodes_of_error.items())
+        listed = "; ".join(f"on {', '.join(sorted(nodes))}: {error}" for error, nodes in nodes_of_error.items())
         todo = "nvidia-smi on that node; torch must be a CUDA build that its driver supports"
-        return failed("GPUs in torch", found, "training stops when it starts", todo)
+        return failed("GPUs in torch", listed, "training stops when it starts", todo)
     names = Counter(str(found.get("device_name")) for found in results.values())
     return ok("GPUs in torch", ", ".join(f"{count} x {name}" for name, count in names.items()))
 
@@ -256,7 +256,7 @@ def check_reduce(results: Results) -> Iterator[Verdict]:
 
 def check_speed(results: Results) -> Iterator[Verdict]:
     """Each device against the median of its kind."""
-    by_kind = defaultdict(dict)
+    by_kind: dict[str, Results] = defaultdict(dict)
     for rank, found in results.items():
         if "tflops" in found:
             by_kind[str(found.get("device_name", found["device"]))][rank] = found

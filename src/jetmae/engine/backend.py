@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]  # torch does not re-export it by name
 
 from jetmae.checkpoint.pieces import Piece
 from jetmae.data.batch import Batch
@@ -69,7 +70,7 @@ class Backend:
     def __init__(
         self,
         network: nn.Module,
-        parameter_groups: list[dict],
+        parameter_groups: list[dict[str, Any]],
         world: World,
         *,
         lr: float,
@@ -108,7 +109,8 @@ class Backend:
     @property
     def network(self) -> nn.Module:
         """The network as DeepSpeed runs it; call it for a forward pass."""
-        return self._engine
+        network: nn.Module = self._engine
+        return network
 
     def train_step(
         self,
@@ -196,7 +198,7 @@ class Backend:
         return dict(zip(whole, torch.stack(sums).tolist(), strict=True))
 
     @property
-    def _scaler(self):
+    def _scaler(self) -> Any:
         """What holds the loss scale of fp16; DeepSpeed's optimizer of stage 0 names it otherwise. None without one."""
         if self.dtype != torch.float16:
             return None

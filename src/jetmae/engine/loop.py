@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from jetmae.checkpoint.checkpoints import Checkpoints
 from jetmae.checkpoint.train_state import TrainState
@@ -49,9 +49,9 @@ class Fit:
 
     backend: Backend
     average: MovingAverage | None
-    batches_from: Callable[[int], Prefetched]
-    loss_of: Callable[[nn.Module, Batch], object]
-    validate: Callable[[nn.Module], tuple[dict, float]]
+    batches_from: Callable[[int], Prefetched[list[Batch]]]
+    loss_of: Callable[[nn.Module, Batch], Tensor]
+    validate: Callable[[nn.Module], tuple[dict[str, Any], float]]
     export_best: Callable[[TrainState], None]
     draw: Callable[[nn.Module, int], None]
     describe_jets: Callable[[list[int]], str]
@@ -163,7 +163,9 @@ class Fit:
         """To the newest checkpoint; the steps since then are done again, but for those that are to be skipped."""
         skipped = self.state.skipped_steps
         self._batches.close()
-        self.state = self.checkpoints.load_newest(ever_committed=True)
+        restored = self.checkpoints.load_newest(ever_committed=True)
+        assert restored is not None  # a run has committed before its first step
+        self.state = restored
         self.state.skipped_steps = skipped
         self._fetch_from(self.state.step)
 
@@ -222,4 +224,5 @@ class Fit:
 
     def _on_recorder(self, action: Callable[[Recorder], None]) -> None:
         """On rank 0, whose error all ranks share. Collective."""
-        self.world.on_main(lambda: action(self.recorder))
+        recorder = self.recorder
+        self.world.together(lambda: action(recorder) if recorder else None)

@@ -6,6 +6,7 @@ The schedule is computed from the step alone, so a resume has no schedule state 
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -42,14 +43,14 @@ class Schedule:
         return start, length
 
 
-def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """AdamW groups with `lr_scale`. Biases, norms, tokens and positions have no weight decay, as in MAE.
 
     With layer_decay d < 1 the lr of encoder block i of n is scaled by d^(n - i), that of the embedding by d^(n + 1),
     and the head keeps all of it: layers near the pixels need to change least (arXiv:2106.08254, section 3.2).
     """
     depth = 1 + max([_layer_of(name) for name, _ in network.named_parameters()], default=0)
-    groups: dict[tuple[float, float], dict] = {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -11,6 +11,7 @@ while training waits. The places below are those that its universal checkpoint a
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class ZeroState:
     """The optimizer's state behind a DeepSpeed engine."""
 
-    def __init__(self, engine, stage: int, precision: torch.dtype):
+    def __init__(self, engine: Any, stage: int, precision: torch.dtype):
         """AdamW makes its moments at the first step; they are made here, so that there is something to restore into.
 
         For stage 0 in half precision DeepSpeed has made a step with gradients of zero already. It has decayed the
@@ -48,7 +49,7 @@ class ZeroState:
                 for kind, values in parts.items():
                     yield Piece(f"{kind}/{name}", start, values.detach(), replicated=self._stage == 0)
 
-    def local_part(self, name: str, parameter: nn.Parameter) -> Piece:
+    def local_part(self, name: str, parameter: Any) -> Piece:
         """What of a working weight, in the precision of the step, lies on this rank: under stage 3 its part."""
         if self._stage < 3:
             return Piece(name, 0, parameter.data.view(-1), replicated=True)
@@ -89,7 +90,7 @@ class ZeroState:
         else:
             yield from (parameter for group in self._adamw.param_groups for parameter in group["params"])
 
-    def _parts(self, parameter: nn.Parameter) -> tuple[int, dict[str, Tensor]]:
+    def _parts(self, parameter: Any) -> tuple[int, dict[str, Tensor]]:
         """Where the part of a parameter begins that lies on this rank, and its weight and moments, flat."""
         if self._stage == 3:
             start, length = self._place(parameter)
@@ -107,20 +108,20 @@ class ZeroState:
         state = self._adamw.state[master]
         return 0, {"weight": master.data.view(-1), **{name: state[name].view(-1) for name in MOMENTS}}
 
-    def _place(self, parameter: nn.Parameter) -> tuple[int, int]:
+    def _place(self, parameter: Any) -> tuple[int, int]:
         """Stage 3: first element and number of elements, without padding, of this rank's part."""
         size = parameter.ds_tensor.numel()
         start = torch.distributed.get_rank() * size
         return start, max(0, min(size, parameter.ds_numel - start))
 
-    def _restore_parts(self, optimizer) -> None:
+    def _restore_parts(self, optimizer: Any) -> None:
         for parameter in self._engine.module.parameters():
             if parameter.requires_grad:
                 parameter.ds_tensor.data.copy_(optimizer.get_local_fp32_param(parameter))
         self.parts_changed()
 
 
-def _copies(optimizer) -> dict[nn.Parameter, Tensor]:
+def _copies(optimizer: Any) -> dict[nn.Parameter, Tensor]:
     """The float32 copy of each parameter."""
     groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
     return {parameter: copy for group in groups for parameter, copy in zip(*group, strict=True)}

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 POLL_S = 0.2
 GRACE_S = 20.0  # for the other ranks to end by themselves after one has failed
@@ -29,14 +30,18 @@ def run_ranks(run_dir: Path, *, ranks: int, logs: Path, start: str) -> int:
             )
             for rank in range(ranks)
         ]
-        pass_on = lambda number, _frame: [process.send_signal(number) for process in processes]  # noqa: E731
+
+        def pass_on(number: int, _frame: FrameType | None) -> None:
+            for process in processes:
+                process.send_signal(number)
+
         for number in (signal.SIGTERM, signal.SIGUSR2):
             stack.callback(signal.signal, number, signal.signal(number, pass_on))
         stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
         return _wait(processes, logs)
 
 
-def _wait(processes: list[subprocess.Popen], logs: Path) -> int:
+def _wait(processes: list[subprocess.Popen[bytes]], logs: Path) -> int:
     failed_at_s, first_failure = None, 0
     while any(process.poll() is None for process in processes):
         failures = [(rank, process.returncode) for rank, process in enumerate(processes) if process.returncode]
@@ -56,7 +61,7 @@ def _wait(processes: list[subprocess.Popen], logs: Path) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _start(run_dir: Path, environment: dict[str, str], log: Path | None) -> subprocess.Popen:
+def _start(run_dir: Path, environment: dict[str, str], log: Path | None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "jetmae.rank", str(run_dir)]
     if log is None:
         return subprocess.Popen(command, env=environment)

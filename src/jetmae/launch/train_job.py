@@ -6,6 +6,7 @@ all ranks can save together, nor its pickled state. The run folder is all that a
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -29,7 +30,7 @@ class CommandJob:
         os.execv(self.command[0], self.command)
 
 
-def slurm_rank_environment(slurm: os._Environ | dict[str, str]) -> dict[str, str]:
+def slurm_rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
     """This rank's environment, from what Slurm says of its task.
 
     JETMAE_START names this start of this job: ranks of another start do not meet it (runtime/rendezvous.py).

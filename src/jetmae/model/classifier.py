@@ -32,22 +32,24 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder, self.patch_size, self.pooling = encoder, patch_size, pooling
         num_patches, dim = encoder.pos_embed.shape[1] - 1, encoder.pos_embed.shape[2]
-        self.num_features = features = num_patches if pooling == "patch_mean" else dim
-        if pooling == "patch_mean":
-            self.head = nn.Sequential(
-                nn.Linear(features, PATCH_MEAN_HIDDEN), nn.ReLU(), nn.Linear(PATCH_MEAN_HIDDEN, 1)
-            )
-        else:
-            self.head = nn.Linear(features, 1)
+        self.num_features = num_patches if pooling == "patch_mean" else dim
+        self.head = _make_head(self.num_features, pooling)
         initialise_head(self.head)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits (B,)."""
-        return self.head(self.features(images_BCHW)).squeeze(-1)
+        logits_B1: Tensor = self.head(self.features(images_BCHW))
+        return logits_B1.squeeze(-1)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         """What the head sees, (B, F)."""
         return pool(self.encoder(patchify(images_BCHW, self.patch_size)), self.pooling)
+
+
+def _make_head(features: int, pooling: str) -> nn.Module:
+    if pooling == "patch_mean":
+        return nn.Sequential(nn.Linear(features, PATCH_MEAN_HIDDEN), nn.ReLU(), nn.Linear(PATCH_MEAN_HIDDEN, 1))
+    return nn.Linear(features, 1)
 
 
 class LinearProbe(nn.Module):
@@ -56,6 +58,9 @@ class LinearProbe(nn.Module):
     The fixed constants stand for the BatchNorm without affine parameters of MAE's linear probing: the same remedy for
     features of unequal scale, but exact and independent of batches and ranks.
     """
+
+    feature_mean_F: Tensor
+    feature_std_F: Tensor
 
     def __init__(self, features: int):
         super().__init__()
@@ -75,7 +80,8 @@ class LinearProbe(nn.Module):
     def forward(self, features_BF: Tensor) -> Tensor:
         """Logits (B,) from float32 features, which are scaled before they lose precision to that of the weights."""
         scaled_BF = (features_BF - self.feature_mean_F.float()) / self.feature_std_F.float()
-        return self.linear(scaled_BF.to(self.linear.weight.dtype)).squeeze(-1)
+        logits_B1: Tensor = self.linear(scaled_BF.to(self.linear.weight.dtype))
+        return logits_B1.squeeze(-1)
 
 
 def initialise_head(head: nn.Module) -> None:

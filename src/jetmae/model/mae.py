@@ -40,7 +40,8 @@ class Decoder(nn.Module):
         tokens_BLD = torch.cat([visible_BKD, hidden_BMD], dim=1)
         for block in self.decoder_blocks:
             tokens_BLD = block(tokens_BLD)
-        return self.decoder_pred(self.decoder_norm(tokens_BLD[:, with_cls_BK.shape[1] :]))
+        prediction_BMP: Tensor = self.decoder_pred(self.decoder_norm(tokens_BLD[:, with_cls_BK.shape[1] :]))
+        return prediction_BMP
 
 
 class MaskedAutoencoder(nn.Module):

@@ -26,12 +26,14 @@ def unpatchify(patches_BLP: Tensor, image_shape: tuple[int, int, int], patch_siz
 
 def channel_last(patches_BLP: Tensor, channels: int) -> Tensor:
     """Reorder each patch from (C, p, p) to (p, p, C): the order in which `decoder_pred` of the seed predicts."""
-    return patches_BLP.unflatten(-1, (channels, -1)).transpose(-1, -2).flatten(-2)
+    pixels: Tensor = patches_BLP.unflatten(-1, (channels, -1))
+    return pixels.transpose(-1, -2).flatten(-2)
 
 
 def channel_first(patches_BLP: Tensor, channels: int) -> Tensor:
     """The inverse of `channel_last`."""
-    return patches_BLP.unflatten(-1, (-1, channels)).transpose(-1, -2).flatten(-2)
+    pixels: Tensor = patches_BLP.unflatten(-1, (-1, channels))
+    return pixels.transpose(-1, -2).flatten(-2)
 
 
 def split_patches(noise_BL: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+_torchvision_operators: torch.library.Library | None = None
 LAYER_NORM_EPS = 1e-6  # as in the seed architecture and facebookresearch/mae
 
 
@@ -30,9 +31,9 @@ def _declare_torchvision_operators() -> None:
     global _torchvision_operators  # the declaration lives as long as this object
     for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "timm")]:
         del sys.modules[name]
-    _torchvision_operators = torch.library.Library("torchvision", "FRAGMENT")
+    _torchvision_operators = operators = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        _torchvision_operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 _Block = _import_block()

@@ -27,7 +27,8 @@ class PatchEmbed(nn.Module):
         self.proj = PatchProjection(channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, patches_BLP: Tensor) -> Tensor:
-        return self.proj(patches_BLP)
+        tokens_BLD: Tensor = self.proj(patches_BLP)
+        return tokens_BLD
 
 
 class Encoder(nn.Module):
@@ -65,7 +66,8 @@ class Encoder(nn.Module):
         tokens_BLD = torch.cat([cls_B1D, tokens_BLD], dim=1)
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD)
-        return self.norm(tokens_BLD)
+        normed_BLD: Tensor = self.norm(tokens_BLD)
+        return normed_BLD
 
 
 def drop_paths(model: nn.Module) -> list[DropPath]:
@@ -84,7 +86,8 @@ def initialise(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(child.weight.view(child.weight.shape[0], -1))
-            nn.init.zeros_(child.bias)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
     for name in ("cls_token", "mask_token"):
         if hasattr(module, name):
             nn.init.normal_(getattr(module, name), std=0.02)

@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jetmae.errors import FolderBusy
 from jetmae.files import refresh, write_json
@@ -100,7 +101,7 @@ class _Seen:
     """What the newest lease file says; nothing at all while it is being written."""
 
     token: int
-    content: dict
+    content: dict[str, Any]
 
     @property
     def is_free(self) -> bool:
@@ -133,7 +134,7 @@ def is_trained_here(root: Path) -> bool:
     return _newest(root).lives_here
 
 
-def _is_there(owner: dict) -> bool:
+def _is_there(owner: dict[str, Any]) -> bool:
     """To be asked on the owner's machine."""
     return Path(f"/proc/{owner['pid']}").exists()
 
@@ -160,7 +161,7 @@ def _watch(root: Path, seen: _Seen) -> _Seen:
     return later
 
 
-def _me() -> dict:
+def _me() -> dict[str, Any]:
     """Who this process is. A process id means something on one machine only, and in one of its containers."""
     boot, container = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
     place = {"host": os.uname().nodename, "machine": f"{boot} {container}", "pid": os.getpid()}

@@ -12,7 +12,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)  # SIGUSR1 belong
 class StopRequest:
     """Remembers the first stop signal. A second Ctrl-C interrupts at once, as in any program."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal_name: str | None = None
 
     def install(self) -> "StopRequest":

@@ -13,7 +13,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # not re-exported
 
 from jetmae.errors import JetmaeError, PassingFault
 from jetmae.files import write_json
@@ -35,8 +35,7 @@ def meet(folder: Path, *, rank: int, size: int, device: str) -> Store:
     if not re.fullmatch(r"[A-Za-z0-9._-]+", token):
         raise JetmaeError(f"JETMAE_START={token!r}: expected letters, digits and . _ -")
     place = folder / f".rendezvous-{token}.json"
-    store = _listen(place) if rank == 0 else _connect(place, rank)
-    store = PrefixStore(token, store)
+    store = PrefixStore(token, _listen(place) if rank == 0 else _connect(place, rank))
     store.add(device, 1)
     store.set(f"host-{device}", socket.gethostname())
     _await_all(store, rank, size)
@@ -50,8 +49,14 @@ def _listen(place: Path) -> TCPStore:
     host = os.environ.get("JETMAE_HOST", "127.0.0.1")
     listener = socket.create_server((host, 0), backlog=4096)
     port = listener.getsockname()[1]
-    options = {"is_master": True, "wait_for_workers": False, "timeout": timedelta(seconds=TIMEOUT_S)}
-    store = TCPStore(host, port, master_listen_fd=listener.detach(), **options)
+    store = TCPStore(
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=TIMEOUT_S),
+        master_listen_fd=listener.detach(),
+    )
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, {"host": host, "port": port})
     return store
@@ -67,8 +72,8 @@ def _connect(place: Path, rank: int) -> TCPStore:
             )
         time.sleep(POLL_S)
     address = json.loads(place.read_text())
-    options = {"is_master": False, "wait_for_workers": False, "timeout": timedelta(seconds=TIMEOUT_S)}
-    return TCPStore(address["host"], address["port"], **options)
+    timeout = timedelta(seconds=TIMEOUT_S)
+    return TCPStore(address["host"], address["port"], is_master=False, wait_for_workers=False, timeout=timeout)
 
 
 def _check_devices(store: Store, size: int) -> None:

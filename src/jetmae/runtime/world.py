@@ -7,7 +7,7 @@ waiting for it in the next collective until a time-out.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -54,7 +54,7 @@ class World:
         """Every rank's object, in rank order, on every rank."""
         if self.size == 1:
             return [content]
-        gathered: list = [None] * self.size
+        gathered: list[Any] = [None] * self.size
         dist.all_gather_object(gathered, content)
         return gathered
 

@@ -22,6 +22,7 @@ from jetmae.tasks.task import Columns, Metrics, Task, TaskContext
 class ClassificationTask(Task):
     """Encoder and head are trained."""
 
+    network: Classifier
     evaluation_name = "predictions"
     jet_columns = ("pt_gev", "mass_gev")
 
@@ -49,7 +50,8 @@ class ClassificationTask(Task):
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """(B,) float32."""
         _, images_BCHW = self.context.dense(batch, network)
-        return network(images_BCHW).float()
+        logits_B: Tensor = network(images_BCHW)
+        return logits_B.float()
 
     def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
         return predictions(per_jet)

@@ -29,6 +29,7 @@ class ProbeTask(Task):
     before the first step (`prepare`), and the loop trains on those.
     """
 
+    network: LinearProbe
     evaluation_name = "predictions"
     jet_columns = ("pt_gev", "mass_gev")
     noise_columns = 0
@@ -65,7 +66,8 @@ class ProbeTask(Task):
         """(B,) float32."""
         ids_N, features_NF = self.features[batch.split]
         features_BF = features_NF[torch.searchsorted(ids_N, batch.ids_B.cpu())]
-        return network(features_BF.to(self.context.world.device)).float()
+        logits_B: Tensor = network(features_BF.to(self.context.world.device))
+        return logits_B.float()
 
     def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
         return predictions(per_jet)

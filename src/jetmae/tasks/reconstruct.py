@@ -29,6 +29,7 @@ EXAMPLE_JETS = 4  # of the pictured ones, kept one by one for the report
 class ReconstructionTask(Task):
     """Hide patches, predict them, compare."""
 
+    network: MaskedAutoencoder
     evaluation_name = "reconstruction"
     scores_training_jets = True
     draws_pictures = True
@@ -129,7 +130,9 @@ class ReconstructionTask(Task):
 
     def _predict(self, network: nn.Module, batch: Batch, images_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prediction and true pixels (B, M, P) of the masked patches, and which they are (B, M)."""
-        return network(images_BCHW, batch.noise_BN[:, : self.num_patches], self.settings.mask_ratio)
+        noise_BL = batch.noise_BN[:, : self.num_patches]
+        predicted: tuple[Tensor, Tensor, Tensor] = network(images_BCHW, noise_BL, self.settings.mask_ratio)
+        return predicted
 
     def _sums_per_jet(self, prediction_BMP: Tensor, pixels_BMP: Tensor, masked_BM: Tensor) -> dict[str, Tensor]:
         sums = self.target.sums_per_jet(prediction_BMP, pixels_BMP)

@@ -40,7 +40,8 @@ class PixelTarget:
 
     def sum_per_channel(self, values_BMP: Tensor) -> Tensor:
         """Sums over patches and pixels, (B, C)."""
-        return values_BMP.unflatten(-1, (-1, self.channels)).sum((1, 2))
+        pixels_BMpC: Tensor = values_BMP.unflatten(-1, (-1, self.channels))
+        return pixels_BMpC.sum((1, 2))
 
     def sums_per_jet(self, prediction_BMP: Tensor, pixels_BMP: Tensor) -> dict[str, Tensor]:
         """`loss` (B,), and per channel (B, C) the squared error `sse` and the `sum` and `sum_of_squares` of the target,

@@ -1,13 +1,14 @@
 """What a task is to the rest of a run: a network, a loss, and a way to score and to show what was learned.
 
-run.py and evaluation.py know this protocol and no task by name; what a task has no use for, it inherits from here.
+run.py and evaluation.py know this protocol and no task by name. What a task has no use for, it inherits from here.
 
 Shapes: B jets, R jets of all ranks, C channels, H W image.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ Columns = dict[str, NDArray[Any]]
 """Results of jets: arrays that are equally long, by name."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """One of the rows of tasks/entrypoints.py."""
 
     network: nn.Module
@@ -43,18 +44,22 @@ class Task(Protocol):
     draws_pictures: bool = False
     """whether `pictures` has something to show during training"""
 
-    def prepare(self, batches: RankBatches) -> None:
+    def prepare(self, batches: RankBatches) -> None:  # noqa: B027 (most tasks have nothing to prepare)
         """What has to be computed once before the first step. Collective."""
 
+    @abstractmethod
     def make_network(self) -> nn.Module:
         """Another network of the same shape."""
 
+    @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """For AdamW, each with its `lr_scale`."""
 
+    @abstractmethod
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of a micro-batch, a scalar."""
 
+    @abstractmethod
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Metrics, Columns]:
         """Metrics over the batches of all ranks, and results of each jet in the order of ids. Collective."""
 
@@ -62,13 +67,14 @@ class Task(Protocol):
         """What the best weights maximise."""
         return -float(metrics["loss"])
 
-    def learn_reference(self, training_jets: Iterable[Batch]) -> None:
+    def learn_reference(self, training_jets: Iterable[Batch]) -> None:  # noqa: B027 (not every task has one)
         """Take from training jets, which have been scored, what the scores of others are compared with. Collective."""
 
     def pictures(self, network: nn.Module, batch: Batch) -> Mapping[str, NDArray[Any]]:
         """`image`, `reconstruction` (B, C, H, W) and `mask` (B, H, W), if the task `draws_pictures`."""
         raise NotImplementedError(f"{type(self).__name__} draws no pictures")
 
+    @abstractmethod
     def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
         """What the report needs of a split; `batches` are the pictured jets, `network` is whole on this rank."""
 

@@ -2,7 +2,8 @@
 
 import argparse
 
-from jetmae.cli.commands.chosen_runs import chosen_runs, command_slurm, status_now
+from jetmae.cli.commands.chosen_runs import chosen_runs
+from jetmae.cli.commands.job_of_run import command_slurm, status_now
 from jetmae.errors import JetmaeError
 
 

@@ -1,17 +1,10 @@
-"""The runs that a command names, and what they are doing now."""
+"""The runs that a command names."""
 
 import argparse
-import shlex
-import subprocess
 from pathlib import Path
 
-from jetmae.config import read_experiment
 from jetmae.errors import JetmaeError
-from jetmae.plan import make_plan
 from jetmae.run_folder import RunFolder, find_run, runs_folder
-from jetmae.watch.status import RunStatus, queue_for, status_of
-
-COMMAND_TIMEOUT_S = 60
 
 
 def chosen_runs(arguments: argparse.Namespace) -> list[RunFolder]:
@@ -46,40 +39,3 @@ def run_folders(name: str, runs_dir: Path) -> list[Path]:
                 (path.parent.resolve() for path in inside), key=lambda run: (run / "config.yaml").stat().st_mtime
             )
     return [find_run(name, runs_dir).root]
-
-
-def task_and_steps(run: RunFolder) -> tuple[str, int | None]:
-    """A run's task and how long it is planned to be; its data may have moved since."""
-    experiment = read_experiment(run.config)
-    try:
-        return experiment.task, make_plan(experiment, 1).total_steps
-    except JetmaeError:
-        return experiment.task, experiment.optim.steps
-
-
-def status_now(run: RunFolder) -> RunStatus:
-    """A run's status, from a Slurm that has to answer if the run has a job.
-
-    Raises:
-        JetmaeError: Slurm does not answer.
-    """
-    queue = queue_for([run])
-    status = status_of(run, queue)
-    if queue is None and not status.has_ended:
-        raise JetmaeError(f"Slurm does not say what job {status.job_id} of {run.root} is doing: expected an answer of"
-                          " squeue; try again, on a machine that has Slurm's commands")  # fmt: skip
-    return status
-
-
-def command_slurm(*command: str) -> None:
-    """A Slurm command that has to succeed.
-
-    Raises:
-        JetmaeError: with what it said.
-    """
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise JetmaeError(f"{shlex.join(command)}: {error}; try again where Slurm answers") from None
-    if finished.returncode:
-        raise JetmaeError(f"{shlex.join(command)} was refused: {finished.stderr.strip()}; see squeue --me")

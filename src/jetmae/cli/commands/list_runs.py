@@ -2,7 +2,7 @@
 
 import argparse
 
-from jetmae.cli.commands.chosen_runs import task_and_steps
+from jetmae.cli.commands.job_of_run import task_and_steps
 from jetmae.run_folder import RunFolder, runs_folder
 from jetmae.watch.status import queue_for, status_of
 from jetmae.watch.tables import print_list

@@ -3,7 +3,8 @@
 import argparse
 import shlex
 
-from jetmae.cli.commands.chosen_runs import command_slurm, only_run, status_now
+from jetmae.cli.commands.chosen_runs import only_run
+from jetmae.cli.commands.job_of_run import command_slurm, status_now
 from jetmae.errors import JetmaeError
 from jetmae.run_folder import RunFolder
 from jetmae.watch.records import read_object

@@ -2,7 +2,8 @@
 
 import argparse
 
-from jetmae.cli.commands.chosen_runs import chosen_runs, task_and_steps
+from jetmae.cli.commands.chosen_runs import chosen_runs
+from jetmae.cli.commands.job_of_run import task_and_steps
 from jetmae.watch.status import ledger_of, queue_for, status_of
 from jetmae.watch.tables import print_status
 
