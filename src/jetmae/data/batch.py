@@ -6,9 +6,11 @@ Shapes: B jets, C channels, nnz stored values, N noise columns.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,19 +25,21 @@ class Batch:
     """
 
     split: str
-    packed: Tensor
+    packed: UInt8[Tensor, " bytes"]
     jets: int
     nonzeros: int
-    ids_B: Tensor
-    label_B: Tensor | None
-    noise_BN: Tensor
-    counts_B: Tensor
+    ids_B: Int64[Tensor, " B"]
+    label_B: Shaped[Tensor, " B"] | None
+    noise_BN: Float32[Tensor, "B N"]
+    counts_B: Bool[Tensor, " B"]
     """(B,) bool: False for the surplus entries of the last evaluation batch"""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on a device."""
-        tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if torch.is_tensor(value)
+        }
+        return replace(self, **moved)
 
 
 def make_batch(
@@ -63,7 +67,7 @@ def pack(jets: SparseJets) -> NDArray[np.uint8]:
     return np.concatenate([part.ravel().view(np.uint8) for part in (jets.value, jets.count_NC, jets.index)])
 
 
-def unpack(batch: Batch, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def unpack(batch: Batch, channels: int) -> tuple[Float32[Tensor, " nnz"], Int64[Tensor, "B C"], Int64[Tensor, " nnz"]]:
     """Values (nnz,) float32, counts (B, C) int64 and places (nnz,) int64 of a batch, on its device."""
     value_bytes, count_bytes = batch.nonzeros * 4, batch.jets * channels * 2
     value, count, index = batch.packed.split([value_bytes, count_bytes, batch.nonzeros * 2])

@@ -4,6 +4,7 @@ Shapes: B jets, C channels, H x W image, T towers, nnz stored values.
 """
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from jetmae.data.batch import Batch, unpack
@@ -27,12 +28,12 @@ class ImageMaker:
     ):
         self.image_shape, self.transform = image_shape, normalisation.transform
         self.tower_size, self.tower_channels = tower_size, list(tower_channels)
-        as_tensor = lambda values: torch.tensor(values, dtype=torch.float32, device=device)  # noqa: E731
         self.scale_C, self.mean_C, self.std_C = (
-            as_tensor(getattr(normalisation, name)) for name in ("scale", "mean", "std")
+            torch.tensor(values, dtype=torch.float32, device=device)
+            for values in (normalisation.scale, normalisation.mean, normalisation.std)
         )
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> Float32[Tensor, "B C H W"]:
         """Normalised images (B, C, H, W), float32: (t(v) - mean) / std."""
         channels, height, width = self.image_shape
         value, count_BC, index = unpack(batch, channels)
@@ -43,12 +44,12 @@ class ImageMaker:
         dense = torch.zeros(batch.jets * channels * places, device=value.device)
         dense[jet_and_channel * places + index] = scaled
         dense = dense.view(batch.jets, channels, places)
-        images_BCHW = dense[..., : height * width].unflatten(-1, (height, width)) - self._offset()
+        images_BCHW: Tensor = dense[..., : height * width].unflatten(-1, (height, width)) - self._offset()
         if self.tower_channels:
             images_BCHW[:, self.tower_channels] += self._spread_towers(dense[:, self.tower_channels, height * width :])
         return images_BCHW
 
-    def to_source_units(self, images_BCHW: Tensor) -> Tensor:
+    def to_source_units(self, images_BCHW: Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:
         """Undo normalisation and transform, e.g. for predictions."""
         transformed = images_BCHW * self.std_C[:, None, None] + self.mean_C[:, None, None]
         scale = self.scale_C[:, None, None]

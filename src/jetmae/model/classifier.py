@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H W image, L patches, D width, F features.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jetmae.model.patches import patchify
@@ -13,7 +14,7 @@ POOLINGS = ("mean", "cls", "patch_mean")
 PATCH_MEAN_HIDDEN = 64  # the seed's classifier: 625 patch means -> 64 -> 1
 
 
-def pool(tokens_BLD: Tensor, pooling: str) -> Tensor:
+def pool(tokens_BLD: Float[Tensor, "B L D"], pooling: str) -> Float[Tensor, "B F"]:
     """Features (B, F) from tokens (B, 1 + L, D), cls first.
 
     `mean`: average of the patch tokens (F = D). `cls`: the cls token (F = D). `patch_mean`: average over the width of
@@ -36,12 +37,12 @@ class Classifier(nn.Module):
         self.head = _make_head(self.num_features, pooling)
         initialise_head(self.head)
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
         """Logits (B,)."""
         logits_B1: Tensor = self.head(self.features(images_BCHW))
         return logits_B1.squeeze(-1)
 
-    def features(self, images_BCHW: Tensor) -> Tensor:
+    def features(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         """What the head sees, (B, F)."""
         return pool(self.encoder(patchify(images_BCHW, self.patch_size)), self.pooling)
 
@@ -69,7 +70,7 @@ class LinearProbe(nn.Module):
         self.linear = nn.Linear(features, 1)
         initialise_head(self.linear)
 
-    def set_statistics(self, features_NF: Tensor) -> None:
+    def set_statistics(self, features_NF: Float[Tensor, "N F"]) -> None:
         """Take mean and standard deviation from the training features (N, F); a constant feature keeps scale 1."""
         # Some columns at a time: float64 of all of them would be twice the features, which may fill the memory.
         parts = [torch.std_mean(part.double(), dim=0, correction=0) for part in features_NF.split(32, dim=1)]
@@ -77,7 +78,7 @@ class LinearProbe(nn.Module):
         self.feature_mean_F.copy_(mean_F)
         self.feature_std_F.copy_(torch.where(std_F > 1e-6 * mean_F.abs().clamp(min=1.0), std_F, 1.0))
 
-    def forward(self, features_BF: Tensor) -> Tensor:
+    def forward(self, features_BF: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:
         """Logits (B,) from float32 features, which are scaled before they lose precision to that of the weights."""
         scaled_BF = (features_BF - self.feature_mean_F.float()) / self.feature_std_F.float()
         logits_B1: Tensor = self.linear(scaled_BF.to(self.linear.weight.dtype))

@@ -8,6 +8,7 @@ Shapes: B batch, C channels, L patches, K kept, M masked, P = C * p * p values o
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jetmae.model.patches import channel_last, patchify, sincos_positions, split_patches, take_patches
@@ -31,7 +32,9 @@ class Decoder(nn.Module):
         self.decoder_pred = nn.Linear(dim, patch_values)
         initialise(self)
 
-    def forward(self, tokens_BKD: Tensor, kept_BK: Tensor, masked_BM: Tensor) -> Tensor:
+    def forward(
+        self, tokens_BKD: Float[Tensor, "B tokens D"], kept_BK: Int[Tensor, "B K"], masked_BM: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M P"]:
         """From encoder tokens (B, 1 + K, D), cls first, to the masked patches (B, M, P), ordered (p, p, C)."""
         positions_BLD = self.decoder_pos_embed.expand(len(tokens_BKD), -1, -1)
         with_cls_BK = torch.cat([torch.zeros_like(kept_BK[:, :1]), kept_BK + 1], dim=1)
@@ -81,7 +84,9 @@ class MaskedAutoencoder(nn.Module):
             mlp_ratio=mlp_ratio,
         )
 
-    def forward(self, images_BCHW: Tensor, mask_noise_BL: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, images_BCHW: Float[Tensor, "B C H W"], mask_noise_BL: Float[Tensor, "B L"], mask_ratio: float
+    ) -> tuple[Float[Tensor, "B M P"], Float[Tensor, "B M P"], Int[Tensor, "B M"]]:
         """Predict what is hidden.
 
         Returns:
@@ -97,12 +102,12 @@ class MaskedAutoencoder(nn.Module):
 
 
 def reconstruction_loss(
-    prediction_BMP: Tensor,
-    target_BMP: Tensor,
+    prediction_BMP: Float[Tensor, "*B M P"],
+    target_BMP: Float[Tensor, "*B M P"],
     *,
     norm_pix_loss: bool = False,
-    channel_weights_C: Tensor | None = None,
-) -> Tensor:
+    channel_weights_C: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, ""]:
     """Mean squared error over the masked pixels, a scalar in float32.
 
     Args:
@@ -119,7 +124,7 @@ def reconstruction_loss(
     return squared_error.mean()
 
 
-def normalised_patches(target_BMP: Tensor) -> Tensor:
+def normalised_patches(target_BMP: Float[Tensor, "*B M P"]) -> Float[Tensor, "*B M P"]:
     """Each patch with mean 0 and (unbiased) variance 1 over all its values; the epsilon is MAE's."""
     variance, mean = torch.var_mean(target_BMP, dim=-1, keepdim=True)
     return (target_BMP - mean) / (variance + 1e-6).sqrt()

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 _torchvision_operators: torch.library.Library | None = None
@@ -51,7 +52,7 @@ class DropPath(nn.Module):
         self.rate = rate
         self.noise_B: Tensor | None = None
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
+    def forward(self, x_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         if not self.training or self.noise_B is None:
             return x_BLD
         kept_B = (self.noise_B >= self.rate).to(x_BLD.dtype) / (1.0 - self.rate)

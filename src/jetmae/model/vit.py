@@ -5,6 +5,7 @@ Shapes: B batch, L patches, K kept patches, P values of a patch, D width.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jetmae.model.patches import sincos_positions, take_patches
@@ -17,7 +18,7 @@ class PatchProjection(nn.Conv2d):
     Embedding only the visible patches saves three quarters of its work; as a Conv2d it keeps the seed's weight shape.
     """
 
-    def forward(self, patches_BLP: Tensor) -> Tensor:
+    def forward(self, patches_BLP: Float[Tensor, "B L P"]) -> Float[Tensor, "B L D"]:
         return F.linear(patches_BLP, self.weight.flatten(1), self.bias)
 
 
@@ -26,7 +27,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = PatchProjection(channels, dim, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, patches_BLP: Tensor) -> Tensor:
+    def forward(self, patches_BLP: Float[Tensor, "B L P"]) -> Float[Tensor, "B L D"]:
         tokens_BLD: Tensor = self.proj(patches_BLP)
         return tokens_BLD
 
@@ -56,7 +57,9 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         initialise(self)
 
-    def forward(self, patches_BLP: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+    def forward(
+        self, patches_BLP: Float[Tensor, "B L P"], kept_BK: Int[Tensor, "B K"] | None = None
+    ) -> Float[Tensor, "B tokens D"]:
         """Tokens (B, 1 + K, D), cls first, of the kept patches, or of all (B, 1 + L, D)."""
         positions_BLD = self.pos_embed[:, 1:].expand(len(patches_BLP), -1, -1)
         if kept_BK is not None:
@@ -75,7 +78,7 @@ def drop_paths(model: nn.Module) -> list[DropPath]:
     return [module for module in model.modules() if isinstance(module, DropPath)]
 
 
-def set_drop_path_noise(model: nn.Module, noise_BN: Tensor) -> None:
+def set_drop_path_noise(model: nn.Module, noise_BN: Float[Tensor, "B N"]) -> None:
     """Give each stochastic-depth layer its column of uniform noise (B, number of layers)."""
     for layer, noise_B in zip(drop_paths(model), noise_BN.unbind(1), strict=True):
         layer.noise_B = noise_B
