@@ -1,6 +1,7 @@
 """Every command in the documentation: it exists with its options, or, where no cluster is needed, it is run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,12 +28,12 @@ RUN_ELSEWHERE = {  # command: what runs it
     "pre-commit install": "the reader's clone",
     "python -m pytest -q tests/unit/test_config.py": "part of make test",
     "python -m tests.cluster up": "tests/cluster/test_the_cluster.py",
-    "python jobs/runs.py tensorboard": "tests/cluster/test_watch.py; it serves until it is stopped",
+    "jetmae runs report pretrain-small": "the tutorial's, which has more runs",
+    "jetmae runs tensorboard": "tests/cluster/test_watch.py; it serves until it is stopped",
 }
 COMMANDS = sorted({(block.page, command) for block in pages.command_blocks() for command in block.commands()})
 LAUNCHES = sorted({(command, block.needs_site) for block in pages.command_blocks() for command in block.commands()
-                   if typed.words_of(command)[1:2] == ["jobs/launch.py"]
-                   and typed.words_of(command)[2] not in ("finetune", "probe")})  # fmt: skip
+                   if typed.task_of(command) in ("pretrain", "scratch", "chain")})  # fmt: skip
 
 
 def test_every_block_says_what_it_is():
@@ -67,6 +68,7 @@ def test_an_option_in_the_text_is_one_of_some_command(page):
     "wrong",
     [
         "python jobs/launch.py pretrian",
+        "jetmae pretrain --node-count 2",
         "python jobs/launch.py pretrain --node 2x --nods 2",
         "python jobs/launch.py chain finetune.optim.lrr=1",
         "python jobs/runs.py statsu RUN",
@@ -85,7 +87,7 @@ def test_every_local_command_is_run_here_or_known_to_be_run_elsewhere():
     local = {(block.page, command) for block in pages.command_blocks() if not block.needs_site
              for command in block.commands()}  # fmt: skip
     not_run = {command for page, command in local if page not in RUN_HERE} | {
-        command for _, command in local if not command.startswith(("python jobs/", "python -m tests.chaos"))
+        command for _, command in local if not command.startswith(("jetmae ", "python jobs/", "python -m tests.chaos"))
     }
     assert not_run - set(RUN_ELSEWHERE) == set()
     assert set(RUN_ELSEWHERE) <= {command for _, command in local}
@@ -119,17 +121,23 @@ def followed(tmp_path_factory) -> Path:
 
 
 def run(command: str, folder: Path) -> None:
-    words = [*typed.words_of(command)[1:], *smaller(typed.words_of(command))]
-    finished = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+    words = typed.words_of(command)
+    if words[:2] != ["python", "-m"]:
+        script, words = typed.ours(words)
+        words = ["python", f"jobs/{script}", *words, *smaller(command)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [sys.executable, *words[1:]], cwd=folder, env=one_thread, capture_output=True, text=True, timeout=300
+    )
     assert finished.returncode == 0, f"{command}\n{finished.stdout}{finished.stderr}"
 
 
-def smaller(words: list[str]) -> list[str]:
+def smaller(command: str) -> list[str]:
     """What is typed besides, so that a command takes seconds."""
-    if words[1] == "jobs/launch.py":
-        decoder = {"pretrain": TINY_DECODER, "chain": [f"pretrain.{word}" for word in TINY_DECODER]}.get(words[2], ())
+    if task := typed.task_of(command):
+        decoder = {"pretrain": TINY_DECODER, "chain": [f"pretrain.{word}" for word in TINY_DECODER]}.get(task, ())
         return ["--cluster", "local", "--ranks-per-node", "1", *TINY, *decoder, "optim.steps=4", "engine.device=cpu"]
-    return ["--jets", "16"] if words[1:3] == ["jobs/data.py", "simulate"] else []
+    return ["--jets", "16"] if " simulate " in command else []
 
 
 @pytest.mark.slow

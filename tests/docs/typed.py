@@ -8,7 +8,7 @@ from pathlib import Path
 from jetmae.config import TASKS, load_experiment
 from tests.conftest import PROJECT, succeed, type_command
 
-TOOLS = {"source", "mkdocs", "pre-commit", "git"}  # that are not ours
+TOOLS = {"source", "mkdocs", "pre-commit"}  # that are not ours
 SCRIPT_OF = dict.fromkeys((*TASKS, "chain"), "launch.py")  # jetmae's subcommands that are no name of a script
 PLACEHOLDER = re.compile(r"\[?[A-Z]+(=[A-Z]+)?(\.\.\.)?\]?")  # RUN, DIR, KEY=VALUE, RUN...
 
@@ -34,8 +34,15 @@ def words_of(command: str) -> list[str]:
     return shlex.split(inner[1] if inner else command, comments=True)
 
 
+def task_of(command: str) -> str | None:
+    """What a command trains, if it is one that does."""
+    words = words_of(command)
+    is_ours = words[0] == "jetmae" or words[1:2] == ["jobs/launch.py"]
+    return ours(words)[1][0] if is_ours and ours(words)[0] == "launch.py" else None
+
+
 def ours(words: list[str]) -> tuple[str, list[str]]:
-    """(script, words) of `python jobs/SCRIPT words...` or of the same command after installation."""
+    """(script, words) of `jetmae words...`, or of `python jobs/SCRIPT words...`, the same command in a clone."""
     if words[0] == "python":
         assert words[1].startswith("jobs/"), f"unknown script: {words[1]}"
         return words[1].removeprefix("jobs/"), words[2:]
@@ -98,7 +105,7 @@ def is_setting(word: str, *, after: str) -> bool:
 
 def plan(command: str, *, sample: Path, runs: Path, on_slurm: bool) -> str:
     """What a launch command prints with `--dry-run`, on the shipped sample in the place of its data."""
-    words = [word for word in words_of(command)[2:] if word not in ("--freeze", "--dry-run")]
+    words = [word for word in ours(words_of(command))[1] if word not in ("--freeze", "--dry-run")]
     words = [word for word in words if not word.startswith("data.path=")]
     cluster = [] if "--cluster" in words else ["--cluster", "slurm" if on_slurm else "local"]
     where = (f"data.path={sample}", "--runs-dir", runs, "--dry-run")
