@@ -36,7 +36,7 @@ def _require_divides(where: str, dim: int, heads: int) -> None:
 class Data(Section):
     """Which jets, and how their values enter the network."""
 
-    path: str = Field("data/sample", description="folder with manifest.json, made by jobs/data.py convert")
+    path: str = Field("data/sample", description="folder with manifest.json, made by jetmae data convert")
     train_split: str | None = Field(None, description="default: to pretrain unlabelled_train if it exists, else train")
     validation_split: str | None = Field(None, description="chooses the best weights; default as for train_split")
     test_split: str | None = Field(None, description="looked at once, at the end; default as for train_split")
