@@ -42,7 +42,7 @@ class Data(Section):
     transform: Literal["none", "asinh", "log"] = Field("none", description="value transform before the z-score")
     train_jets: int | None = Field(None, ge=1, description="use this many training jets only (few labels); null: all")
     evaluation_jets: int | None = Field(
-        None, ge=1, description="score so many jets of a split, at random but always the same; null: all"
+        None, ge=1, description="score this many jets of a split, chosen at random but always the same; null: all"
     )
     verify_hashes: bool = Field(False, description="read and hash all shards at each start, divided among the ranks")
 
@@ -54,8 +54,10 @@ class Model(Section):
     dim: int = Field(768, ge=4, description="width of a token")
     depth: int = Field(8, ge=1, description="transformer blocks")
     heads: int = Field(1, ge=1, description="attention heads; dim must divide by it")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over dim")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; earlier ones less")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP, as a multiple of dim")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="stochastic depth: how often the last block is left out; earlier ones less"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,7 +69,7 @@ class Reconstruct(Section):
     """The pretraining task: the decoder, and what is hidden and compared."""
 
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="fraction of the patches that is hidden")
-    norm_pix_loss: bool = Field(False, description="compare with patches normalised one by one")
+    norm_pix_loss: bool = Field(False, description="compare with patches brought to mean 0 and variance 1 one by one")
     channel_weights: tuple[float, ...] | None = Field(None, description="loss weight per channel; null: equal")
     decoder_dim: int = Field(512, ge=4, description="width of a decoder token")
     decoder_depth: int = Field(4, ge=1, description="decoder blocks")
@@ -91,21 +93,27 @@ class Optim(Section):
     """AdamW and its schedule. Durations are in epochs of the training split."""
 
     lr: float = Field(1.5e-4, gt=0, description="peak learning rate")
-    min_lr: float = Field(0.0, ge=0, description="where the cosine ends")
-    weight_decay: float = Field(0.05, ge=0, description="on matrices; biases, norms and tokens have none")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    weight_decay: float = Field(0.05, ge=0, description="of matrices; biases, norms and tokens have none")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's moment decays")
     batch_size: int = Field(64, ge=1, description="global: ranks x micro-batch x accumulation")
-    epochs: float | None = Field(None, gt=0, description="length of training; give this or steps")
+    epochs: float | None = Field(None, gt=0, description="length of training in epochs; give this or steps")
     steps: int | None = Field(None, ge=1, description="length of training in optimizer steps; give this or epochs")
     schedule: Literal["cosine", "cosine_restarts"] = Field("cosine", description="after the warm-up")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from 0 to lr, over half of the steps at most")
-    restart_epochs: float = Field(40.0, gt=0, description="cosine_restarts: length of the first period")
-    restart_factor: int = Field(2, ge=1, description="cosine_restarts: each period is so many times the one before")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear rise from 0 to lr; half of the steps at most")
+    restart_epochs: float = Field(40.0, gt=0, description="cosine_restarts: epochs of the first period")
+    restart_factor: int = Field(
+        2, ge=1, description="cosine_restarts: each period is this many times as long as the one before"
+    )
     clip_norm: float | None = Field(1.0, gt=0, description="clip the gradient to this norm; null: never")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="lr of each encoder layer over that of the next (finetune)")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="lr of each encoder layer divided by that of the next one (finetune)"
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="evaluate and export averaged weights; null: off")
-    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better score")
-    max_skipped_steps: int = Field(3, ge=0, description="leave out so many steps whose loss is not finite, then stop")
+    patience: int | None = Field(
+        None, ge=1, description="stop after this many validations without a better score; null: never"
+    )
+    max_skipped_steps: int = Field(3, ge=0, description="leave out at most this many steps whose loss is not finite")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,7 +131,9 @@ class Engine(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of weights and activations in the step")
     zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights")
     micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
-    hang_limit_s: float = Field(600.0, ge=5, description="end a rank that gets on no longer; above the slowest step")
+    hang_limit_s: float = Field(
+        600.0, ge=5, description="seconds without progress after which a rank is ended; above the slowest step"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -135,18 +145,22 @@ class Engine(Section):
 class Log(Section):
     """How often things are looked at and kept."""
 
-    every_steps: int = Field(10, ge=1, description="a train line in metrics.jsonl and TensorBoard")
-    validate_epochs: float = Field(1.0, gt=0, description="score the validation split")
-    pictures_epochs: float = Field(5.0, gt=0, description="reconstruction images in TensorBoard (pretrain)")
-    checkpoint_steps: int = Field(500, ge=1, description="commit a checkpoint")
+    every_steps: int = Field(
+        10, ge=1, description="optimizer steps between two train lines in metrics.jsonl and TensorBoard"
+    )
+    validate_epochs: float = Field(1.0, gt=0, description="epochs between two scores of the validation split")
+    pictures_epochs: float = Field(
+        5.0, gt=0, description="epochs between two pictures of reconstructions in TensorBoard (pretrain)"
+    )
+    checkpoint_steps: int = Field(500, ge=1, description="optimizer steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints kept; fewer than 2 could leave none valid")
 
 
 class Experiment(Section):
     """A resolved experiment: what config.yaml of a run folder holds."""
 
-    task: Literal["pretrain", "finetune", "scratch", "probe"]
-    seed: int = Field(0, ge=0, lt=2**32, description="initial weights, order, masks: everything random")
+    task: Literal["pretrain", "finetune", "scratch", "probe"] = Field(description="what is trained, and from where")
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything random: initial weights, order of the jets, masks")
     init_from: str | None = Field(None, description="run whose best weights to start from; finetune and probe need it")
     data: Data = Data()
     model: Model = Model()
