@@ -4,12 +4,14 @@ import signal
 
 import pytest
 
-from jetmae.attempts import complete_record, end_silent_attempt, said_cause
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.attempts import complete_record, end_attempt, end_silent_attempt, said_cause, start_attempt
+from jetmae.records.attempts import StartLine, read_attempts
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness import rank_report
 from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, RankReport
 
-PLACE = {"start_token": "abc"}
+KNOWN = StartLine(start_token="abc")
 
 
 @pytest.fixture
@@ -18,13 +20,13 @@ def folder(tmp_path, monkeypatch) -> RunFolder:
     return RunFolder(tmp_path)
 
 
-def begin(folder: RunFolder, token: str = "abc") -> dict:
-    return folder.start_attempt(start_token=token, job_id=None, restart_count=0, world_size=2, hosts=["here", "here"])
+def begin(folder: RunFolder, token: str = "abc") -> StartLine:
+    return start_attempt(folder, StartLine(start_token=token, world_size=2, hosts=["here", "here"]))
 
 
 def complete(folder: RunFolder, code: int) -> dict:
     """The last line after the record has been completed."""
-    complete_record(folder, PLACE, start="abc", code=code, cause=said_cause(folder, PLACE) or "crashed")
+    complete_record(folder, KNOWN, start="abc", code=code, cause=said_cause(folder, KNOWN) or "crashed")
     return read_lines(folder.attempts)[-1]
 
 
@@ -61,14 +63,14 @@ def test_without_any_words_the_exit_code_is_told(folder):
 
 @pytest.mark.parametrize(("code", "cause"), [(75, "preempted"), (78, "crashed"), (65, "crashed")])
 def test_an_end_that_the_ranks_agreed_on_stays(folder, code, cause):
-    folder.end_attempt(begin(folder), cause=cause, message="rank 1: no such shard")
+    end_attempt(folder, begin(folder), cause=cause, message="rank 1: no such shard")
     before = read_lines(folder.attempts)
     complete(folder, code)
     assert read_lines(folder.attempts) == before
 
 
 def test_the_record_of_the_next_start_is_left_alone(folder):
-    folder.end_attempt(begin(folder), cause="crashed", message="RuntimeError")
+    end_attempt(folder, begin(folder), cause="crashed", message="RuntimeError")
     begin(folder, "next")
     say(folder, CAUSE, 1, "rank 1 hung")
     before = read_lines(folder.attempts)
@@ -89,3 +91,18 @@ def test_the_next_attempt_finds_the_words_of_a_start_that_nobody_saw_ending(fold
     end_silent_attempt(folder)
     end = read_lines(folder.attempts)[-1]
     assert (end["event"], end["message"]) == ("end", "ended without a word; rank 0 was killed")
+
+
+def test_attempts_are_numbered_and_know_what_was_committed(folder):
+    place = StartLine(world_size=1, hosts=["here"])
+    first = start_attempt(folder, place)
+    (folder.checkpoints / "step-00000020").mkdir(parents=True)
+    (folder.checkpoints / ".step-00000030.partial").mkdir()
+    end_attempt(folder, first, cause="crashed", message="why")
+    second = start_attempt(folder, place)
+    assert (first.attempt, first.committed_step) == (1, 0)
+    assert (second.attempt, second.committed_step) == (2, 20)
+    lines = read_attempts(folder.attempts)
+    assert lines[0::2] == [first, second]
+    end = lines[1]
+    assert (end.cause, end.message, end.resumed_step, end.last_committed_step) == ("crashed", "why", 0, 20)

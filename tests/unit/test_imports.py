@@ -14,7 +14,7 @@ OWNERS = {
     "deepspeed": {"engine/backend.py"},
     "timm": {"model/timm_blocks.py"},
     "pythia8mc": {"data/simulation/simulate.py", "data/simulation/collisions.py"},
-    "tensorboard": {"engine/recorder.py"},
+    "tensorboard": {"engine/tensorboard_file.py"},
     "pyarrow": {"data/convert/parquet_source.py"},
 }
 LOWEST = ("data", "model", "runtime")  # these never import each other, the loop, the tasks, or the run

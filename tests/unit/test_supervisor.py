@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from jetmae.attempts import end_attempt, start_attempt
 from jetmae.errors import EXIT_BUSY, JetmaeError
 from jetmae.launch import supervisor
 from jetmae.launch.supervisor import Ending, cause_of, comes_back
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.attempts import AttemptLine, EndLine, StartLine
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness import rank_report
 from jetmae.runtime.liveness.rank_report import CAUSE, RankReport
 from jetmae.slurm.job import cause_of_stop, job_facts
@@ -20,12 +23,12 @@ from tests.conftest import PROJECT
 RUNNING = {"JobState": "RUNNING", "Restarts": "0"}
 
 
-def history(*ends: tuple[str, int, int]) -> list[dict]:
+def history(*ends: tuple[str, int, int]) -> list[AttemptLine]:
     """Attempts with (cause, step committed before, step committed after)."""
-    lines = []
+    lines: list[AttemptLine] = []
     for attempt, (cause, before, after) in enumerate(ends, start=1):
-        lines.append({"event": "start", "attempt": attempt, "committed_step": before})
-        lines.append({"event": "end", "attempt": attempt, "cause": cause, "last_committed_step": after})
+        lines.append(StartLine(attempt=attempt, committed_step=before))
+        lines.append(EndLine(attempt=attempt, cause=cause, last_committed_step=after))
     return lines
 
 
@@ -117,8 +120,8 @@ def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, 
     folder = RunFolder(tmp_path)
     monkeypatch.setattr(supervisor, "job_id", lambda: "7_3")
     monkeypatch.setenv("SLURM_JOB_ID", "9")
-    start = folder.start_attempt(start_token="9.0.0", job_id="7_3", restart_count=0, world_size=2, hosts=["a", "b"])
-    folder.end_attempt(start, cause="crashed", message="RuntimeError: Connection closed by peer")
+    start = start_attempt(folder, StartLine(start_token="9.0.0", job_id="7_3", world_size=2, hosts=["a", "b"]))
+    end_attempt(folder, start, cause="crashed", message="RuntimeError: Connection closed by peer")
     RankReport(folder.logs, "9.0.0", 1).leave(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
     RankReport(folder.logs, "9.1.0", 0).leave(CAUSE, "rank 0 of another start", "stacks")
     supervisor.supervise(folder, 1)
@@ -129,7 +132,7 @@ def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, 
 
 def test_a_start_that_was_refused_leaves_the_record_to_the_one_that_lives(tmp_path: Path, silent_slurm, monkeypatch):
     folder = RunFolder(tmp_path)
-    folder.start_attempt(start_token="6.0.0", job_id="6", restart_count=0, world_size=2, hosts=["a", "b"])
+    start_attempt(folder, StartLine(start_token="6.0.0", job_id="6", world_size=2, hosts=["a", "b"]))
     before = folder.attempts.read_text()
     monkeypatch.setattr(supervisor, "job_id", lambda: "7")
     assert supervisor.supervise(folder, EXIT_BUSY) == EXIT_BUSY
@@ -168,7 +171,7 @@ def test_a_job_whose_records_cannot_be_read_comes_back_all_the_same(tmp_path: Pa
     def refuse(*_):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(supervisor, "read_lines", refuse)
+    monkeypatch.setattr(supervisor, "read_attempts", refuse)
     monkeypatch.setattr(supervisor, "said_cause", refuse)
     assert supervisor.supervise(RunFolder(tmp_path), 137) == 137
     assert silent_slurm == [["scontrol", "requeue", "7"]]
@@ -176,8 +179,8 @@ def test_a_job_whose_records_cannot_be_read_comes_back_all_the_same(tmp_path: Pa
 
 def test_a_rank_that_fails_on_its_way_out_does_not_make_a_complete_run_a_failure(tmp_path: Path, silent_slurm):
     folder = RunFolder(tmp_path)
-    start = folder.start_attempt(start_token="6.0.0", job_id="", restart_count=0, world_size=1, hosts=["a"])
-    folder.end_attempt(start, cause="completed", message=None)
+    start = start_attempt(folder, StartLine(start_token="6.0.0", job_id="", world_size=1, hosts=["a"]))
+    end_attempt(folder, start, cause="completed", message=None)
     assert supervisor.supervise(folder, 139) == 0
     assert read_lines(folder.attempts)[-1]["cause"] == "completed"
 

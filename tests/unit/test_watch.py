@@ -16,7 +16,6 @@ from jetmae.slurm.queue import JobStart, QueuedJob
 from jetmae.watch import status
 from jetmae.watch.board import command, named, ssh_line
 from jetmae.watch.logs import Reader, follow, log_files
-from jetmae.watch.records import readable_lines
 from jetmae.watch.status import queue_for, status_of
 from tests.conftest import PROJECT, type_command
 from tests.unit.run_records import end, start, steps, write_lines
@@ -104,22 +103,7 @@ def test_step_pace_and_eta(run):
     assert status_of(run, {"7": PENDING}).eta_s is None
 
 
-# -- files that are being written --------------------------------------------------------------------------------------
-
-
-def test_a_torn_line_hides_no_other(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"a": 1}\n{"event": "st{"a": 2, "b": {"c": {}}}\n[3]\n4\n\x00\n{"a": 5}\n{"a": 6, "b')
-    assert readable_lines(path) == [{"a": 1}, {"a": 2, "b": {"c": {}}}, {"a": 5}]
-    assert readable_lines(tmp_path / "none") == []
-
-
-def test_the_end_of_a_long_file_is_enough(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    write_lines(path, [{"step": step} for step in range(1000)])
-    assert readable_lines(path, last_bytes=100)[-1] == {"step": 999}
-    assert len(readable_lines(path, last_bytes=100)) < 10
-    assert len(readable_lines(path, last_bytes=10**6)) == 1000
+# -- logs --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_log_is_followed_across_files_until_the_run_has_ended(run, monkeypatch, capsys):

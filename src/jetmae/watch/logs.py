@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from jetmae.records.attempts import parse_attempts
+from jetmae.records.json_lines import readable_lines
+from jetmae.records.launch import readable_launch
 from jetmae.run_folder import RunFolder
-from jetmae.watch.records import read_object, readable_lines
 
 POLL_S = 0.5
 STATE_POLL_S = 10.0  # a controller has better things to do than to answer us
@@ -26,8 +28,9 @@ def log_files(run: RunFolder, rank: int | None) -> list[Path]:
 
 def jobs_of(run: RunFolder) -> list[str]:
     """Every Slurm job that has trained this run or is about to."""
-    records = [*readable_lines(run.attempts), read_object(run.launch)]
-    return list(dict.fromkeys(str(record["job_id"]) for record in records if record.get("job_id")))
+    lines = parse_attempts(readable_lines(run.attempts))
+    job_ids = [*(line.job_id for line in lines), readable_launch(run.launch).job_id]
+    return list(dict.fromkeys(job_id for job_id in job_ids if job_id))
 
 
 class Reader:

@@ -22,14 +22,14 @@ def measured_times(ledger: Ledger, *, checkpoint_steps: int) -> dict[str, Measur
     attempts = ledger.attempts
     lines = [line for attempt in attempts for line in attempt.trace.lines]
     restores = [line for attempt in attempts for line in attempt.trace.restores]
-    saves = [line for attempt in attempts for line in attempt.trace.saves if line["outcome"] == "committed"]
-    trained = [attempt for attempt in attempts if attempt.course.reached > attempt.course.resumed]
+    saves = [line for attempt in attempts for line in attempt.trace.saves if line.outcome == "committed"]
+    trained = [attempt for attempt in attempts if attempt.steps.reached > attempt.steps.resumed]
     failures = [attempt for attempt in attempts if attempt.failed and attempt.parts.lost_s]  # none: its end is unknown
     times = {
         "step_s": _median(step_times_s(lines), "logged steps"),
-        "save_stall_s": _median((line["stall_s"] for line in saves), "saves"),
-        "save_s": _median((line["write_s"] for line in saves), "saves"),
-        "restore_s": _median((line["duration_s"] for line in restores), "restores"),
+        "save_stall_s": _median((line.stall_s for line in saves), "saves"),
+        "save_s": _median((line.write_s for line in saves), "saves"),
+        "restore_s": _median((line.duration_s for line in restores), "restores"),
         "start_s": _median((attempt.parts.starting_s for attempt in trained), "starts"),
         "requeue_s": _median((attempt.parts.queued_s for attempt in attempts[1:]), "restarts"),
         "lost_s": _median((attempt.parts.lost_s for attempt in failures), "failures"),

@@ -14,8 +14,8 @@ class Parts:
     starting    from the start of a job to the first step, without restoring: imports, rendezvous, data, and what the
                 first steps take longer than later ones
     queued      nothing runs: the run is in Slurm's queue, or waits for somebody to start it again
-    lost        from the last sign of life to the end of an attempt that did not end in a commit: a half-done step, a
-                hang, the time until it is noticed
+    lost        from the last record to the end of an attempt that did not end in a commit: a half-done step, a hang,
+                the time until it is noticed
     """
 
     productive_s: float = 0.0
@@ -31,7 +31,8 @@ class Parts:
 
     @property
     def wall_s(self) -> float:
-        return sum(astuple(self))
+        seconds: tuple[float, ...] = astuple(self)
+        return sum(seconds)
 
     @property
     def goodput(self) -> float:

@@ -123,8 +123,10 @@ def _times(ledger: Ledger) -> dict[str, str]:
 def _parts(parts: Parts) -> Table:
     """Where the time went; what took none is left out."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    for column in ({}, {"justify": "right"}, {"justify": "right"}, {}):
-        table.add_column(**column)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
     for name, seconds, share in parts.shown():
         if seconds > 0:
             table.add_row(f"{name:<11}", short_duration(seconds), percent(share), bar(share))
@@ -147,8 +149,8 @@ def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
         " ".join(attempt.trace.hosts),
         duration(attempt.parts.queued_s),
         duration(attempt.ran_s),
-        str(attempt.course.resumed),
-        str(attempt.course.committed),
+        str(attempt.steps.resumed),
+        str(attempt.steps.committed),
         _lost(attempt),
         attempt.trace.cause.replace("_", " "),
         attempt.trace.message or NOTHING,
