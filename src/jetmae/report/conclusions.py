@@ -87,7 +87,8 @@ def headline(runs: Sequence[RecordedRun]) -> list[str]:
 
 
 def _groups(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str) -> list[Group]:
-    recipes, deltas = [], []
+    recipes: list[dict[str, object]] = []
+    deltas: list[dict[str, list[Measurement]]] = []
     for run, control in _pairs(runs, predictions, kind):
         recipe = recipe_of(run, control)
         if recipe not in recipes:
@@ -183,7 +184,8 @@ def _one_control_note(groups: Sequence[Group]) -> str:
 
 def _unfinished_note(runs: Sequence[RecordedRun]) -> str:
     names = [run.name for run in runs if not run.completed]
-    return names and f"Not final: {', '.join(names)} {'has' if len(names) == 1 else 'have'} not finished."
+    verb = "has" if len(names) == 1 else "have"
+    return f"Not final: {', '.join(names)} {verb} not finished." if names else ""
 
 
 def _reconstruction_sentence(runs: Sequence[RecordedRun]) -> str:
@@ -205,8 +207,11 @@ def _mean_image_sentence(explained: Mapping[str, Measurement], gains: Mapping[st
     if not gains:
         return ""
     num_deviations = NormalDist().inv_cdf(1 - 0.05 / len(explained))  # Bonferroni: one look at each channel
-    above_zero = lambda measured: measured.value > num_deviations * measured.uncertainty  # noqa: E731
-    better = [name for name in explained if above_zero(explained[name]) and above_zero(gains[name])]
+
+    def is_above_zero(measured: Measurement) -> bool:
+        return measured.value > num_deviations * measured.uncertainty
+
+    better = [name for name in explained if is_above_zero(explained[name]) and is_above_zero(gains[name])]
     names = f": {', '.join(better)}" if better else ""
     beaten = f"{len(better)} of {len(explained)} channels{names}"
     return f"It explains more than both a constant and the mean image of the training jets in {beaten}."

@@ -18,7 +18,8 @@ def free_port() -> int:
     """A port of this machine that nobody listens on at this moment."""
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def ssh_line(port: int, environment: Mapping[str, str] = os.environ) -> str:
