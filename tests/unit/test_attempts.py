@@ -30,33 +30,33 @@ def complete(folder: RunFolder, code: int) -> dict:
     return read_lines(folder.attempts)[-1]
 
 
-def say(folder: RunFolder, kind: str, rank: int, words: str, token: str = "abc") -> None:
-    RankReport(folder.logs, token, rank).leave(kind, words, "")
+def report(folder: RunFolder, kind: str, rank: int, message: str, token: str = "abc") -> None:
+    RankReport(folder.logs, token, rank).write(kind, message, "")
 
 
 def test_a_silent_start_gets_its_end(folder):
     begin(folder)
-    say(folder, CAUSE, 1, "rank 1 hung")
+    report(folder, CAUSE, 1, "rank 1 hung")
     end = complete(folder, 137)
     assert (end["event"], end["attempt"], end["cause"], end["message"]) == ("end", 1, "crashed", "rank 1 hung")
     assert (end["world_size"], end["start_token"]) == (2, "abc")
 
 
 def test_a_start_that_did_not_come_to_its_first_line_gets_both(folder):
-    say(folder, CAUSE, 1, "rank 1 died in 'import'")
+    report(folder, CAUSE, 1, "rank 1 died in 'import'")
     assert complete(folder, 137)["message"] == "rank 1 died in 'import'"
     assert [line["event"] for line in read_lines(folder.attempts)] == ["start", "end"]
 
 
 def test_what_only_a_peer_knows_comes_second(folder):
     begin(folder)
-    say(folder, FOLLOWED, 1, "rank 1: Connection closed by peer")
+    report(folder, FOLLOWED, 1, "rank 1: Connection closed by peer")
     assert complete(folder, 137)["message"] == "rank 1: Connection closed by peer"
-    say(folder, CAUSE, 0, "rank 0 was killed")
+    report(folder, CAUSE, 0, "rank 0 was killed")
     assert complete(folder, 137)["message"] == "rank 0 was killed"
 
 
-def test_without_any_words_the_exit_code_is_told(folder):
+def test_without_any_report_the_exit_code_is_told(folder):
     begin(folder)
     assert "exit code 137" in complete(folder, 137)["message"]
 
@@ -72,7 +72,7 @@ def test_an_end_that_the_ranks_agreed_on_stays(folder, code, cause):
 def test_the_record_of_the_next_start_is_left_alone(folder):
     end_attempt(folder, begin(folder), cause="crashed", message="RuntimeError")
     begin(folder, "next")
-    say(folder, CAUSE, 1, "rank 1 hung")
+    report(folder, CAUSE, 1, "rank 1 hung")
     before = read_lines(folder.attempts)
     complete(folder, 1)
     assert read_lines(folder.attempts) == before
@@ -85,9 +85,9 @@ def test_a_bus_error_names_the_shard(folder, tmp_path):
     assert f"no dataset in {tmp_path / 'data'}" in end["message"]  # what data/integrity.py says of that folder
 
 
-def test_the_next_attempt_finds_the_words_of_a_start_that_nobody_saw_ending(folder):
+def test_the_next_attempt_finds_the_report_of_a_start_that_nobody_saw_ending(folder):
     begin(folder)
-    say(folder, CAUSE, 0, "rank 0 was killed")
+    report(folder, CAUSE, 0, "rank 0 was killed")
     end_silent_attempt(folder)
     end = read_lines(folder.attempts)[-1]
     assert (end["event"], end["message"]) == ("end", "ended without a word; rank 0 was killed")

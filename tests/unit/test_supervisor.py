@@ -115,15 +115,15 @@ def test_ranks_that_died_at_once_get_their_two_lines_and_three_starts(tmp_path: 
     assert silent_slurm == [["scontrol", "requeue", "7"]] * 2
 
 
-def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, silent_slurm, monkeypatch):
+def test_the_report_of_the_rank_to_blame_becomes_the_message(tmp_path: Path, silent_slurm, monkeypatch):
     """Rank 0 could only say that a peer has left it; the step of the ranks is not known in the batch shell."""
     folder = RunFolder(tmp_path)
     monkeypatch.setattr(supervisor, "job_id", lambda: "7_3")
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     start = start_attempt(folder, StartLine(start_token="9.0.0", job_id="7_3", world_size=2, hosts=["a", "b"]))
     end_attempt(folder, start, cause="crashed", message="RuntimeError: Connection closed by peer")
-    RankReport(folder.logs, "9.0.0", 1).leave(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
-    RankReport(folder.logs, "9.1.0", 0).leave(CAUSE, "rank 0 of another start", "stacks")
+    RankReport(folder.logs, "9.0.0", 1).write(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
+    RankReport(folder.logs, "9.1.0", 0).write(CAUSE, "rank 0 of another start", "stacks")
     supervisor.supervise(folder, 1)
     end = read_lines(folder.attempts)[-1]
     assert (end["event"], end["cause"], end["message"]) == ("end", "crashed", "rank 1 on b hung in 'step: fetch'")
