@@ -1,4 +1,4 @@
-"""A run folder before its first start: the experiment is written once, and every later start has to mean the same."""
+"""What is written into a run folder before a start: the experiment, which never changes, and the launch record."""
 
 import os
 import shutil

@@ -2,10 +2,10 @@
 
     python -m jetmae.launch.supervisor RUN_DIR... EXIT_CODE
 
-runs in the batch shell of a Slurm job, behind srun; of an array, each element looks after the run of its own index.
-It completes attempts.jsonl where the ranks died too fast to do so, and requeues the job within its budget. Preemptions
-are free; time limits and crashes are forgiven while the steps advance, and three starts in a row without a new
-committed step are the end.
+runs in the batch shell of a Slurm job, after srun. Each element of an array handles the run of its own index. It
+completes attempts.jsonl if the ranks died too fast to do so, and requeues the job within its budget. Preemptions cost
+nothing. After a time limit or a crash the job comes back as long as its steps advance: three starts in a row without a
+new committed step are the end.
 
 Standard library only: it has to work in the seconds before a node is taken away.
 """
@@ -37,12 +37,12 @@ T = TypeVar("T")
 STARTS_WITHOUT_PROGRESS = 3
 REQUEUE_TRIES = 10
 RETRY_S = 6.0  # a controller that is being restarted is back in less than a minute
-FREE = ("preempted", "node_failure")  # no fault of the job
+FREE = ("preempted", "node_failure")  # causes that cost nothing of the budget
 
 
 @dataclass(frozen=True)
 class Ending:
-    """One start that is over: the exit code of srun, what Slurm says of the job, and which restart it was."""
+    """One start that is over: the exit code of srun, Slurm's facts of the job, and its restart count."""
 
     code: int
     facts: dict[str, str]
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def supervise(folder: RunFolder, code: int) -> int:
-    """Judge one start that has ended, write down what is missing, and requeue the job if it is to come back."""
+    """Find out why a start has ended, complete its record, and requeue the job if it is to come back."""
     job = job_id() or ""
     ending = Ending(code, job_facts(job), restart_count())
     start = StartLine(job_id=job, restart_count=ending.restarts)  # as far as it is known here
@@ -79,7 +79,7 @@ def supervise(folder: RunFolder, code: int) -> int:
 
 
 def read_or(otherwise: T, read: Callable[[], T]) -> T:
-    """What the records say, or something else if the storage does not give them: the job comes back all the same."""
+    """What the records say, or `otherwise` if the storage fails: the job comes back all the same."""
     try:
         return read()
     except OSError as error:
@@ -88,7 +88,7 @@ def read_or(otherwise: T, read: Callable[[], T]) -> T:
 
 
 def write_down(folder: RunFolder, start: StartLine, ending: Ending, cause: str) -> None:
-    """Complete the record of this start. The job comes back also if the storage takes no line."""
+    """Complete the record of this start. If it cannot be written, the job comes back all the same."""
     try:
         complete_record(folder, start, start=token_of(start), code=ending.code, cause=cause)
     except (JetmaeError, OSError) as error:
@@ -96,7 +96,7 @@ def write_down(folder: RunFolder, start: StartLine, ending: Ending, cause: str) 
 
 
 def requeue_job(job: str) -> None:
-    """Try for about a minute. Slurm ends this process as soon as it has done it."""
+    """Ask Slurm to requeue the job, for about a minute. When it does, it ends this process."""
     for _ in range(REQUEUE_TRIES):
         if ask("scontrol", "requeue", job) is not None:
             return
@@ -120,8 +120,8 @@ def cause_of(ending: Ending, *, said: str | None) -> str:
 
 
 def died_of_a_stop_signal(ending: Ending) -> bool:
-    """Whether the ranks were asked to stop before our handlers were in place. TERM alone does not tell: srun sends it
-    to the peers of a rank that has died."""
+    """Whether the ranks were asked to stop before our handlers were in place. SIGTERM is no proof: srun sends it to the
+    peers of a rank that has died."""
     if ending.code == 128 + signal.SIGTERM:
         return is_taken_away(ending.facts, restarts=ending.restarts)
     return ending.code == 128 + signal.SIGUSR2
@@ -160,8 +160,10 @@ def starts_without_progress(lines: list[AttemptLine]) -> int:
 
 
 def unrecorded_starts(lines: list[AttemptLine], start: StartLine) -> int:
-    """If this start has no end line, how many of its job's starts have none: with storage that takes no line the job
-    would otherwise come back for ever."""
+    """How many starts of the job have no end line; 0 if this start has one.
+
+    If the storage takes no lines, these starts count as without progress. Otherwise the job would come back for ever.
+    """
     ends = {line.restart_count for line in lines if isinstance(line, EndLine) and line.job_id == start.job_id}
     return 0 if start.restart_count in ends else start.restart_count + 1 - len(ends)
 

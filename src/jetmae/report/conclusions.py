@@ -50,7 +50,7 @@ class MeanDifference:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval; from one control, that of the test jets alone."""
+        """Half the width of the 95 % interval. With one control it covers the test jets alone."""
         degrees = self.num_controls - 1
         quantile = STUDENT_95[min(degrees, len(STUDENT_95)) - 1] if degrees else _NORMAL_95
         return quantile * self.delta.uncertainty
@@ -200,7 +200,7 @@ def _reconstruction_sentence(runs: Sequence[RecordedRun]) -> str:
 
 
 def _mean_image_sentence(explained: Mapping[str, Measurement], gains: Mapping[str, Measurement]) -> str:
-    """In which channels the network knows more than the average jet: a chance of one in twenty to name one wrongly.
+    """In which channels the network is better than the mean image. With a chance of 5 % one is named wrongly.
 
     Where the mean image is mostly noise one constant may be better, so the network has to beat both.
     """

@@ -64,7 +64,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture itself as an address."""
+        """The picture as a data URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
@@ -235,7 +235,7 @@ def _mean_picture(run: RecordedRun, split: str, found: Reconstruction) -> Pictur
 
 
 def unit_notes(found: Reconstruction | None) -> list[str]:
-    """What the units forbid to conclude."""
+    """Notes on what cannot be concluded because of the units."""
     if found is None:
         return []
     pairs = zip(found.channels, found.units, strict=True)
@@ -247,7 +247,7 @@ def unit_notes(found: Reconstruction | None) -> list[str]:
 
 
 def _times(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """Where the time of each run went, as far as it has started: seconds and share per part."""
+    """Where the time of each run went that has started: seconds and share per part."""
     folders = [RunFolder(run.folder) for run in runs]
     queue = queue_for(folders)
     ledgers = [ledger_of(status_of(folder, queue)) for folder in folders]

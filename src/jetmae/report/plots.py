@@ -315,7 +315,8 @@ def event_pictures(found: Reconstruction, example: int) -> Figure:
 
 
 def _event_images(found: Reconstruction, example: int, channel: int) -> tuple[NDArray[np.float32], ...]:
-    """Input, masked input (nan where hidden), completed by the prediction, residual (0 where visible); each (H, W)."""
+    """Input, masked input (nan where hidden), the input completed by the prediction, and the residual (0 where
+    visible); each (H, W)."""
     image, prediction = found.image[example, channel], found.reconstruction[example, channel]
     hidden = found.mask[example]
     completed = np.where(hidden, prediction, image)
@@ -332,7 +333,7 @@ def mean_pictures(found: Reconstruction) -> Figure:
     )  # fmt: skip
     for channel, name in enumerate(found.channels):
         pair = np.stack([found.mean_image[channel], found.mean_reconstruction[channel]])
-        # From both: a prediction below the smallest mean of the input would look like no prediction.
+        # One scale for both: otherwise a prediction below the smallest mean of the input would not be seen.
         scale, colours = _scale(pair, name)
         for number, title in enumerate(("input", "reconstruction")):
             ax = figure.add_subplot(grid[channel // 2, 4 * (channel % 2) + number])
@@ -344,7 +345,7 @@ def mean_pictures(found: Reconstruction) -> Figure:
 
 
 def _scale(values: NDArray[np.float32], channel: str) -> tuple[Normalize, Colormap]:
-    """Logarithmic from the small to the largest value; signed channels diverge around zero."""
+    """Logarithmic up to the largest value; for channels with both signs, two colours from zero on."""
     if any(name in channel.lower() for name in _SIGNED_CHANNELS) or (values < 0).any():
         return _symmetric_scale(values), _diverging()
     floor, top = _floor_and_top(values, 0.05)
@@ -450,7 +451,7 @@ def _legend(ax: Axes, loc: Location = "best", title: str | None = None) -> None:
 
 
 def _text(raw: str) -> str:
-    """Names come from users: a dollar is not mathematics, and what the font lacks becomes a question mark."""
+    """A name as a label: a dollar does not begin a formula, and what the font lacks becomes a question mark."""
     composed = unicodedata.normalize("NFKC", raw)
     known = "".join(c if c.isprintable() and ord(c) < 0x530 else "?" for c in composed)
     # A label that starts with an underscore would be left out of the legend.

@@ -1,7 +1,7 @@
-"""Reading a run folder: what a run was asked to do, how it went, and what came out.
+"""Reading a run folder for the report: its configuration, its records, and the results of its evaluation.
 
-Reads only; the layout is written in the docstrings below and is a public contract. Anything optional may be missing,
-because a report is most wanted while runs are still going; anything present must be readable.
+The layout of the result files is written in the docstrings below and is a public contract. A file may be missing,
+because reports are also made while runs are going on. A file that is there must be readable.
 """
 
 import zipfile
@@ -53,7 +53,7 @@ class Reconstruction:
     mean_reconstruction: NDArray[np.float32]  # (C, H, W)
     loss_space: str  # what was done to the values before the loss
     sse_of_mean_image: NDArray[np.float64] | None = None  # (n, C) as `sse`, of the mean training jet
-    pictured_jets: int | None = None  # how many the mean images are of
+    pictured_jets: int | None = None  # number of jets that the mean images are made from
     label: NDArray[np.int8] | None = None  # (E,)
     classes: tuple[str, str] | None = None
 

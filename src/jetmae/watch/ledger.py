@@ -46,7 +46,7 @@ class Attempt:
 
     @property
     def wasted_rank_hours(self) -> float:
-        """What no commit came of, and the steps that were done again because of an earlier failure."""
+        """Time after the last commit of a failed attempt, and steps that were done again after a failure."""
         return self.trace.num_ranks * (self.parts.lost_s + self.parts.replayed_s) / 3600
 
     @property
@@ -115,7 +115,7 @@ def _job_start(trace: Trace, job_starts: Mapping[str, list[JobStart]]) -> JobSta
 def _spans(
     traces: list[Trace], jobs: list[JobStart | None], launches_s: Sequence[float], now_s: float | None
 ) -> list[TimeSpan]:
-    """Each attempt ends before the next one begins, whatever the clocks of their nodes say."""
+    """The time of each attempt. Each ends before the next one begins, even if the clocks of their nodes disagree."""
     next_s = [*(trace.started_at_s for trace in traces[1:]), float("inf")]
     attempts = list(zip(traces, jobs, strict=True))
     ends_s = [min(_end_s(*attempt, now_s), limit_s) for attempt, limit_s in zip(attempts, next_s, strict=True)]

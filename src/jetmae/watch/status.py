@@ -25,7 +25,7 @@ Queue = dict[str, QueuedJob] | None  # None: Slurm does not answer
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """`state` is for people: what it is, and where it matters why."""
+    """`state` is for people: what the run is doing, and in some states why."""
 
     run: RunFolder
     state: str
@@ -46,13 +46,13 @@ class RunStatus:
 
 
 def queue_for(runs: Iterable[RunFolder]) -> Queue:
-    """Slurm's queue as far as it concerns these runs; empty, without asking, if all of them are local."""
+    """All queued jobs of the owners of these runs. If all runs are local, Slurm is not asked and the queue is empty."""
     owners = {run.root.stat().st_uid for run in runs if job_of(_attempt_lines(run), readable_launch(run.launch))}
     return queue_of(owners) if owners else {}
 
 
 def status_of(run: RunFolder, queue: Queue, *, total_steps: int | None = None) -> RunStatus:
-    """`total_steps` is what the plan says now; what was recorded when the run was started comes first."""
+    """What a run is doing. `total_steps` is the length by today's plan, used if launch.json does not tell it."""
     lines, launch = _attempt_lines(run), readable_launch(run.launch)
     steps = train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
     job = job_of(lines, launch)
@@ -102,7 +102,7 @@ def job_of(lines: list[AttemptLine], launch: LaunchRecord) -> str | None:
 
 
 def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue) -> str:
-    """What a run does, in a word or two.
+    """What a run is doing: one of
 
     complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, `stopped (CAUSE)`, unknown, not started
     """
@@ -121,7 +121,7 @@ def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Q
 
 def _state_of_queued_run(queued: QueuedJob, last: AttemptLine | None) -> str:
     if queued.waits:
-        return f"{_words(last.cause)}, waiting" if isinstance(last, EndLine) and last.cause else "queued"
+        return f"{_readable(last.cause)}, waiting" if isinstance(last, EndLine) and last.cause else "queued"
     if queued.state == "COMPLETING":
         return "ending"
     return "running" if isinstance(last, StartLine) else "starting"
@@ -139,10 +139,10 @@ def _ended(last: AttemptLine) -> str:
     if isinstance(last, StartLine):
         return "crashed (lost)"
     cause = last.cause or "crashed"
-    return "crashed" if cause == "crashed" else f"stopped ({_words(cause)})"
+    return "crashed" if cause == "crashed" else f"stopped ({_readable(cause)})"
 
 
-def _words(cause: str) -> str:
+def _readable(cause: str) -> str:
     return cause.replace("_", " ")
 
 
@@ -158,7 +158,7 @@ def _step(run: RunFolder, lines: list[TrainLine]) -> int:
 
 
 def _eta_s(recent: list[TrainLine], total_steps: int | None) -> float | None:
-    """From the recent pace, validations and saves included."""
+    """Time until the last step at the recent pace, with its validations and saves."""
     steps = recent[-1].step - recent[0].step
     if total_steps is None or steps < 1:
         return None
@@ -167,6 +167,6 @@ def _eta_s(recent: list[TrainLine], total_steps: int | None) -> float | None:
 
 
 def _launches_s(launch: LaunchRecord) -> list[float]:
-    """Whenever somebody started or submitted the run. Older versions have recorded the last time only."""
+    """All times at which somebody started or submitted the run. Older versions recorded only the last one."""
     last_s = launch.started_at_s
     return launch.launches_s or ([] if last_s is None else [last_s])

@@ -62,24 +62,24 @@ class Trace:
 
     @property
     def was_silent(self) -> bool:
-        """Nobody saw its end; a line about it was written, if at all, by the attempt after it."""
+        """Nobody saw its end. If there is an end line, the next attempt has written it."""
         return not self.runs and (self.end is None or self.message.startswith(SILENT_END))
 
     @property
     def cause(self) -> str:
-        """Why it ended, or `running`, or `lost` where nobody was left to write why."""
+        """Why it ended; `running`; or `lost` if there is no line that says why."""
         if self.runs:
             return "running"
         return (self.end.cause if self.end else None) or "lost"
 
     @property
     def left_by_itself(self) -> bool:
-        """Rank 0 came to the end of its work, whatever that was; otherwise there is a message."""
+        """Rank 0 ended in good order: it completed the run or stopped on request. Otherwise there is a message."""
         return self.end is not None and not self.message and self.cause != "crashed"
 
     @property
     def resumed_step(self) -> int | None:
-        """Where its training began, as far as it is told."""
+        """The step its training began from; None if no line tells it."""
         if self.restores:
             return self.restores[0].step
         if self.end and self.end.resumed_step is not None:
@@ -88,7 +88,7 @@ class Trace:
 
     @property
     def committed_step(self) -> int | None:
-        """The newest checkpoint at its end, as far as it is told."""
+        """The step of the newest checkpoint at its end; None if no line tells it."""
         return self.end.last_committed_step if self.end else None
 
     def marks(self) -> list[Mark]:
@@ -107,7 +107,7 @@ class Trace:
 def traces_of(
     attempts: Iterable[AttemptLine], train_lines: Iterable[TrainLine], timeline: Iterable[TimelineLine]
 ) -> list[Trace]:
-    """The attempts of a run, oldest first, each with its lines. A line of attempts.jsonl without a time is no use."""
+    """The attempts of a run, oldest first, each with its lines. Starts and ends without a time are left out."""
     traces: list[Trace] = []
     for line in attempts:
         if line.time_s is not None:
@@ -134,8 +134,8 @@ def _add_attempt_line(traces: list[Trace], line: AttemptLine, time_s: float) -> 
 
 
 def _owner(traces: list[Trace], line: TrainLine | TimelineLine) -> Trace | None:
-    """The attempt that wrote a line: the one of that number, whatever the clocks of the nodes say. Where a torn start
-    has confused the numbers, the last one that had begun by then."""
+    """The attempt that wrote a line: the one of its number. If a lost start line has left several attempts with that
+    number, or none, it is the last one that had begun by then."""
     same = [trace for trace in traces if trace.number == line.attempt] or traces
     if len(same) == 1:
         return same[0]
@@ -143,7 +143,7 @@ def _owner(traces: list[Trace], line: TrainLine | TimelineLine) -> Trace | None:
 
 
 def step_times_s(lines: Iterable[TrainLine]) -> list[float]:
-    """How long a step took by each line that tells it: without validations, averaged since the line before."""
+    """The time of one step by each line that tells it: a mean since the line before, without validations."""
     return [line.samples / line.step / line.jets_per_s for line in lines if line.samples and line.jets_per_s]
 
 

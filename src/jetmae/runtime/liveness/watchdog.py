@@ -34,8 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.runtime.liveness import phases
-from jetmae.runtime.liveness.phases import PhaseMemory
+from jetmae.runtime.liveness.phases import END, PhaseMemory, share_phase_at
 from jetmae.runtime.liveness.rank_report import (
     CAUSE,
     FOLLOWED,
@@ -62,7 +61,7 @@ def start_watchdog(logs: Path) -> None:
     """Have this process watched until it ends. To be called once, in the main thread."""
     global _watchdog
     phase, stacks = os.memfd_create("jetmae-phase"), os.memfd_create("jetmae-stacks")
-    phases.share_phase_at(phase)
+    share_phase_at(phase)
     faulthandler.enable(stacks)
     faulthandler.register(STACKS_SIGNAL, stacks)
     report = this_rank(logs)
@@ -100,7 +99,7 @@ def guard(rank: "Rank", report: RankReport) -> None:
             if patience_s or not finding.waits:
                 return end(rank, report, f"hung in {phase} for {silence_s:.0f} s", finding)
             patience_s = phase.limit_s + MARGIN_S
-    if rank.phase_memory.read().phase != phases.END:
+    if rank.phase_memory.read().phase != END:
         post_mortem(rank, report)
 
 
