@@ -178,6 +178,13 @@ def test_clocks_of_two_nodes_may_differ():
     assert [len(attempt.trace.lines) for attempt in ledger.attempts] == [19, 11]
 
 
+def test_an_attempt_whose_start_line_is_lost_is_known_by_its_end():
+    events = [start(1, 100.0), end(1, 120.0, "preempted"), end(2, 220.0, "crashed", message="why")]
+    first, second = make_ledger(events, steps(2, 1, 5, at_s=215.0)).attempts
+    assert (first.trace.cause, second.trace.cause, second.trace.number) == ("preempted", "crashed", 2)
+    assert (second.trace.started_at_s, second.steps.reached) == (220.0, 5)
+
+
 def test_nothing_is_said_of_a_run_without_records():
     assert make_ledger([], []).attempts == ()
     assert (Parts().goodput, Parts().goodput_outside_queue) == (0.0, 0.0)

@@ -11,7 +11,7 @@ import pytest
 from jetmae.attempts import end_attempt, start_attempt
 from jetmae.errors import EXIT_BUSY, JetmaeError
 from jetmae.launch import supervisor
-from jetmae.launch.supervisor import Ending, cause_of, comes_back
+from jetmae.launch.supervisor import Ending, cause_of, comes_back, starts_without_progress
 from jetmae.records.attempts import AttemptLine, EndLine, StartLine
 from jetmae.records.json_lines import read_lines
 from jetmae.run_folder import RunFolder
@@ -78,6 +78,13 @@ def test_three_fruitless_starts_are_the_end_whatever_lies_between(cause):
 def test_progress_restores_the_budget():
     attempts = history(("crashed", 0, 0), ("crashed", 0, 0), ("crashed", 0, 10), ("crashed", 10, 10))
     assert comes_back(Ending(1, RUNNING), "crashed", attempts)[0]
+
+
+def test_an_end_whose_start_line_is_lost_is_measured_from_where_it_resumed():
+    advanced = EndLine(attempt=1, cause="crashed", resumed_step=10, last_committed_step=20)
+    assert starts_without_progress([advanced]) == 0
+    fruitless = [EndLine(attempt=number, cause="crashed", resumed_step=20, last_committed_step=20) for number in (1, 2)]
+    assert starts_without_progress([advanced, *fruitless]) == 2
 
 
 @pytest.mark.parametrize("code", [65, 69, 78])

@@ -84,6 +84,12 @@ def test_a_local_start_after_a_job_is_local(run):
     assert (found.job_id, found.state) == (None, "stopped (cancelled)")
 
 
+def test_a_local_launch_before_its_first_record_leaves_the_job_that_was_before(run):
+    write_lines(run.attempts, STOPPED)
+    run.launch.write_text(json.dumps({"ranks": 2, "started_at": "1970-01-01T00:00:25+0000"}))
+    assert status_of(run, {}).job_id == "7"
+
+
 def test_a_local_run_is_running_as_long_as_its_process_lives(run):
     write_lines(run.attempts, [start(1, 10.0, job_id=None)])
     assert status_of(run, {}).state == "crashed (lost)"
