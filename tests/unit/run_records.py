@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jetmae.records.attempts import parse_attempts
-from jetmae.records.metrics import train_lines
+from jetmae.records.metrics import parse_train_lines
 from jetmae.records.timeline import parse_timeline
 from jetmae.watch import ledger
 
@@ -47,4 +47,4 @@ def make_ledger(
     attempts: Iterable[dict], metrics: Iterable[dict], timeline: Iterable[dict] = (), **more: object
 ) -> ledger.Ledger:
     """The ledger of a run that has left these lines."""
-    return ledger.make_ledger(parse_attempts(attempts), train_lines(metrics), parse_timeline(timeline), **more)
+    return ledger.make_ledger(parse_attempts(attempts), parse_train_lines(metrics), parse_timeline(timeline), **more)

@@ -18,7 +18,7 @@ from jetmae.records.attempts import (
 )
 from jetmae.records.json_lines import append_line, read_lines, readable_lines
 from jetmae.records.launch import LaunchRecord, read_launch, readable_launch, write_launch
-from jetmae.records.metrics import EvaluationLine, number_of, parse_line, train_lines
+from jetmae.records.metrics import EvaluationLine, MetricsLine, number_of, parse_metrics_line, parse_train_lines
 from jetmae.records.timeline import FailedSaveLine, RestoreLine, SaveLine, append_timeline, parse_timeline
 from jetmae.run_folder import RunFolder
 
@@ -79,13 +79,19 @@ LAUNCH = """{
  "python": "3.12.1"
 }
 """
+
+
+def parse_metrics_lines(objects: list[dict]) -> list[MetricsLine | None]:
+    return [parse_metrics_line(content) for content in objects]
+
+
 PARSED = [
     (parse_attempts, START),
     (parse_attempts, END),
     (parse_attempts, LOCAL_END),
-    (lambda objects: [parse_line(content) for content in objects], TRAIN),
-    (lambda objects: [parse_line(content) for content in objects], VALIDATION),
-    (lambda objects: [parse_line(content) for content in objects], TEST),
+    (parse_metrics_lines, TRAIN),
+    (parse_metrics_lines, VALIDATION),
+    (parse_metrics_lines, TEST),
     (parse_timeline, RESTORE),
     (parse_timeline, SAVE),
     (parse_timeline, FAILED_SAVE),
@@ -118,9 +124,9 @@ def test_values_of_lines_are_where_they_belong():
         "crashed", "rank 1 on node2 hung", 20, 40
     )  # fmt: skip
     assert (local_end.job_id, local_end.message, local_end.attempt) == (None, None, 1)
-    (train,) = train_lines(map(json.loads, (TRAIN, VALIDATION)))
+    (train,) = parse_train_lines(map(json.loads, (TRAIN, VALIDATION)))
     assert train.metrics == {"loss": 0.8125, "lr": 1e-6, "grad_norm": 1.0, "jets_per_s": 80.5}
-    validation = parse_line(json.loads(VALIDATION))
+    validation = parse_metrics_line(json.loads(VALIDATION))
     assert validation.metrics == {"loss": 0.5, "explained_variance": {"ECAL": 0.25, "HCAL": 1e-5}}
     assert (number_of(validation, "loss"), number_of(validation, "explained_variance")) == (0.5, None)
     assert parse_timeline(map(json.loads, (RESTORE, SAVE, FAILED_SAVE))) == [
@@ -157,9 +163,9 @@ def test_what_an_older_line_lacks_is_not_known():
     assert start == StartLine()
     assert end == EndLine(attempt=3, cause="preempted")
     assert (start.time_s, start.committed_step, end.last_committed_step) == (None, None, None)
-    (train,) = train_lines([{"split": "train", "step": 1, "time_s": 2.0}])
+    (train,) = parse_train_lines([{"split": "train", "step": 1, "time_s": 2.0}])
     assert (train.samples, train.loss, train.jets_per_s, train.metrics) == (None, None, None, {})
-    assert parse_line({"split": "test", "step": 1, "time_s": 2.0}).metrics == {}
+    assert parse_metrics_line({"split": "test", "step": 1, "time_s": 2.0}).metrics == {}
     assert parse_timeline([{"event": "restore", "step": 1, "duration_s": 2.0, "time_s": 3.0}])[0].attempt == 0
 
 
@@ -181,12 +187,14 @@ def test_what_an_older_line_lacks_is_not_known():
 def test_a_line_of_another_kind_or_without_what_it_is_for_is_skipped(content):
     assert parse_attempts([content]) == []
     assert parse_timeline([content]) == []
-    assert parse_line(content) is None
-    assert train_lines([content]) == []
+    assert parse_metrics_line(content) is None
+    assert parse_train_lines([content]) == []
 
 
 def test_every_metric_of_an_evaluation_is_kept_but_not_words():
-    line = parse_line({"split": "test", "step": 1, "time_s": 2.0, "loss": 1, "new": 0.5, "note": "text", "none": None})
+    line = parse_metrics_line(
+        {"split": "test", "step": 1, "time_s": 2.0, "loss": 1, "new": 0.5, "note": "text", "none": None}
+    )
     assert line == EvaluationLine(split="test", step=1, time_s=2.0, metrics={"loss": 1, "new": 0.5})
 
 

@@ -57,7 +57,7 @@ NEEDED = ("split", "step", "time_s")
 _PLACE = (*NEEDED, "samples", "epoch", "attempt")
 
 
-def parse_line(content: Json) -> MetricsLine | None:
+def parse_metrics_line(content: Json) -> MetricsLine | None:
     """The line that an object holds; None if it lacks one of NEEDED."""
     if content.get("split") == TrainLine.split:
         return record_of(TrainLine, content)
@@ -65,7 +65,7 @@ def parse_line(content: Json) -> MetricsLine | None:
     return record_of(EvaluationLine, {**content, "metrics": metrics})
 
 
-def train_lines(objects: Iterable[Json]) -> list[TrainLine]:
+def parse_train_lines(objects: Iterable[Json]) -> list[TrainLine]:
     """The lines about steps of training."""
     lines = (record_of(TrainLine, content) for content in objects if content.get("split") == TrainLine.split)
     return [line for line in lines if line is not None]

@@ -18,7 +18,7 @@ from jetmae.errors import DataError, JetmaeError
 from jetmae.records.attempts import AttemptLine, read_attempts
 from jetmae.records.json_lines import read_lines
 from jetmae.records.json_object import Json
-from jetmae.records.metrics import NEEDED, MetricsLine, number_of, parse_line
+from jetmae.records.metrics import NEEDED, MetricsLine, number_of, parse_metrics_line
 
 # The order of every table, legend and chapter: the result first, what it rests on last.
 KINDS = ("finetune", "scratch", "probe", "random probe", "pretrain")
@@ -158,7 +158,7 @@ def _latest_per_step(path: Path) -> tuple[MetricsLine, ...]:
 
 
 def _metrics_line(content: Json, path: Path) -> MetricsLine:
-    line = parse_line(content)
+    line = parse_metrics_line(content)
     if line is None:
         missing = next(name for name in NEEDED if name not in content)
         raise JetmaeError(f"{path} has a line without {missing!r}; was it written by jetmae?")

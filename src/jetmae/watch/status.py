@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jetmae.records.attempts import AttemptLine, EndLine, StartLine, parse_attempts
 from jetmae.records.json_lines import readable_lines
 from jetmae.records.launch import LaunchRecord, readable_launch
-from jetmae.records.metrics import TrainLine, train_lines
+from jetmae.records.metrics import TrainLine, parse_train_lines
 from jetmae.records.timeline import parse_timeline
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import is_trained_here
@@ -54,7 +54,7 @@ def queue_for(runs: Iterable[RunFolder]) -> Queue:
 def status_of(run: RunFolder, queue: Queue, *, total_steps: int | None = None) -> RunStatus:
     """What a run is doing. `total_steps` is the length by today's plan, used if launch.json does not tell it."""
     lines, launch = _attempt_lines(run), readable_launch(run.launch)
-    steps = train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
+    steps = parse_train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
     job = job_of(lines, launch)
     starts = [line for line in lines if isinstance(line, StartLine)]
     state = state_of(run, lines, job, queue)
@@ -83,7 +83,7 @@ def ledger_of(status: RunStatus) -> Ledger | None:
     jobs = {line.job_id for line in lines if line.job_id}
     ledger = make_ledger(
         lines,
-        train_lines(readable_lines(run.metrics)),
+        parse_train_lines(readable_lines(run.metrics)),
         parse_timeline(readable_lines(run.timeline)),
         launches_s=_launches_s(readable_launch(run.launch)),
         now_s=time.time() if status.state == "running" else None,
