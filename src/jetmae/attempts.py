@@ -1,21 +1,24 @@
-"""The two lines of an attempt in attempts.jsonl: as rank 0 writes them while the run lives, and as they are completed
-when it is over.
+"""An attempt's start line and end line: rank 0 writes them while the run lives, and others complete them afterwards.
 
 What the ranks could not write is added by whoever started them, the batch shell (launch/supervisor.py) or the launcher,
-or else by the next attempt. Their last words (runtime/liveness/) become the message. Standard library only.
+or else by the next attempt. What the ranks reported of their failure (runtime/liveness/rank_report.py) becomes the
+message. Standard library only.
 """
 
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED, JetmaeError
-from jetmae.run_folder import WITHOUT_A_WORD, RunFolder, read_lines
+from jetmae.records.attempts import SILENT_END, AttemptLine, EndLine, StartLine, amend_last_attempt, read_attempts
+from jetmae.records.json_lines import append_line
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, await_cause, read_report
 from jetmae.runtime.preemption import StopRequest
 from jetmae.slurm.job import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
@@ -26,9 +29,12 @@ if TYPE_CHECKING:
 AGREED = (0, EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED)  # exit codes of ranks that knew why
 
 
+# -- while the run lives -----------------------------------------------------------------------------------------------
+
+
 @dataclass
-class AttemptLines:
-    """What the end line will say, as far as it is known."""
+class OpenAttempt:
+    """An attempt under way: its number, and what its end line will say, as far as it is known."""
 
     number: int = 0
     resumed_step: int | None = None
@@ -36,31 +42,71 @@ class AttemptLines:
 
 
 @contextmanager
-def attempt_lines(folder: RunFolder, world: "World") -> Iterator[AttemptLines]:
+def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
     """Write the start line of this attempt, and when the context is left the end line. Rank 0 writes."""
-    place = {"start_token": os.environ.get("JETMAE_START"), "job_id": job_id(), "restart_count": restart_count(),
-             "world_size": world.size}  # fmt: skip
-    place["hosts"] = world.gather(socket.gethostname())
+    place = StartLine(
+        start_token=os.environ.get("JETMAE_START"),
+        job_id=job_id(),
+        restart_count=restart_count(),
+        world_size=world.size,
+        hosts=world.gather(socket.gethostname()),
+    )
 
-    def begin() -> dict:
+    def begin() -> StartLine:
         end_silent_attempt(folder)
-        return folder.start_attempt(**place)
+        return start_attempt(folder, place)
 
-    start = world.together(begin if world.is_main else dict)
-    lines = AttemptLines(number=start.get("attempt", 0))
+    start = world.together(begin if world.is_main else lambda: place)
+    attempt = OpenAttempt(number=start.attempt)
 
     def end(message: str | None) -> None:
         if world.is_main:
-            folder.end_attempt(start, cause=lines.cause, message=message, resumed_step=lines.resumed_step)
+            end_attempt(folder, start, cause=attempt.cause, message=message, resumed_step=attempt.resumed_step)
 
     try:
-        yield lines
+        yield attempt
     except BaseException as error:
-        lines.cause = "cancelled" if isinstance(error, KeyboardInterrupt) else "crashed"
+        attempt.cause = "cancelled" if isinstance(error, KeyboardInterrupt) else "crashed"
         with suppress(JetmaeError):  # a full disk must not hide why this attempt ends
             end(f"{type(error).__name__}: {error}")
         raise
     world.together(lambda: end(None))
+
+
+def start_attempt(folder: RunFolder, place: StartLine) -> StartLine:
+    """Append the line of a start, and return it. `place` says where the ranks run; the rest is filled in here.
+
+    Raises:
+        JetmaeError: it cannot be written.
+    """
+    attempt = 1 + sum(isinstance(line, StartLine) for line in read_attempts(folder.attempts))
+    line = replace(place, attempt=attempt, committed_step=folder.last_commit(), time_s=time.time())
+    append_line(folder.attempts, line.to_json())
+    return line
+
+
+def end_attempt(
+    folder: RunFolder, start: StartLine, *, cause: str, message: str | None, resumed_step: int | None = None
+) -> None:
+    """Append the line of the end of a start; what was committed is read from the checkpoints.
+
+    Raises:
+        JetmaeError: it cannot be written.
+    """
+    line = EndLine(
+        attempt=start.attempt,
+        start_token=start.start_token,
+        job_id=start.job_id,
+        restart_count=start.restart_count,
+        world_size=start.world_size,
+        hosts=start.hosts,
+        cause=cause,
+        message=message,
+        resumed_step=start.committed_step if resumed_step is None else resumed_step,
+        last_committed_step=folder.last_commit(),
+        time_s=time.time(),
+    )
+    append_line(folder.attempts, line.to_json())
 
 
 def cause_of_this_stop(request: StopRequest) -> str:
@@ -71,46 +117,70 @@ def cause_of_this_stop(request: StopRequest) -> str:
     return cause_of_stop(job_facts(job), restarts=restart_count())
 
 
+# -- when the ranks are gone -------------------------------------------------------------------------------------------
+
+
 def end_silent_attempt(folder: RunFolder) -> None:
-    """The attempt before this one may have lost its node, and with it everything that could have written its end."""
-    last = (read_lines(folder.attempts) or [{}])[-1]
-    silent, crashed = last.get("event") == "start", last.get("cause") == "crashed"
-    if not silent and not crashed:
-        return
-    cause = cause_of_earlier_start(last["job_id"], last["restart_count"]) if last["job_id"] else "crashed"
-    if silent:
-        words = read_report(folder.logs, CAUSE, last.get("start_token") or "unknown")
-        folder.end_attempt(last, cause=cause, message=WITHOUT_A_WORD + (f"; {words}" if words else ""))
-    elif cause == "node_failure":  # what looked like a crash to the ranks that were left
-        folder.amend_last_attempt(cause=cause)
+    """Complete the attempt before this one: if it lost its node, nobody was left to write its end, or why it ended."""
+    lines = read_attempts(folder.attempts)
+    last = lines[-1] if lines else None
+    if isinstance(last, StartLine):
+        report = read_report(folder.logs, CAUSE, last.start_token or "unknown")
+        message = SILENT_END + (f"; {report}" if report else "")
+        end_attempt(folder, last, cause=_cause_by_slurm(last), message=message)
+    elif last and last.cause == "crashed" and _cause_by_slurm(last) == "node_failure":
+        # It looked like a crash to the ranks that were left.
+        amend_last_attempt(folder.attempts, cause="node_failure", message=last.message)
 
 
-def said_cause(folder: RunFolder, place: dict) -> str | None:
-    """The cause that the ranks of a start wrote down themselves; `place` are values by which its lines are known."""
-    own = _lines_of(folder, place)
-    return own[-1]["cause"] if own and own[-1]["event"] == "end" else None
+def _cause_by_slurm(line: AttemptLine) -> str:
+    return cause_of_earlier_start(line.job_id, line.restart_count) if line.job_id else "crashed"
 
 
-def complete_record(folder: RunFolder, place: dict, *, start: str, code: int, cause: str) -> str:
+def said_cause(folder: RunFolder, known: StartLine | dict[str, str]) -> str | None:
+    """The cause that the ranks of a start wrote down themselves, if they did. `known` is what is known of the start:
+    its token, or else its job and restart count."""
+    last = _last_line_of(folder, _start_line(known))
+    return last.cause if isinstance(last, EndLine) else None
+
+
+def complete_record(folder: RunFolder, known: StartLine | dict[str, str], *, start: str, code: int, cause: str) -> str:
     """Write what the ranks of a start that is over could not, and the cause and the message that became known later.
 
-    `start` is its token, which may hold wildcards, and `code` the exit code of its ranks. Returns the message.
+    `known` is what is known of the start: its token, or else its job and restart count. `start` is its token, which may
+    hold wildcards, and `code` the exit code of its ranks. Returns the message.
+
+    Raises:
+        JetmaeError: it cannot be written.
     """
-    own = _lines_of(folder, place)
-    if own and own[-1]["event"] == "end":
-        message = message_of(folder, start, code, said=own[-1]["message"])
-        if own[-1] == read_lines(folder.attempts)[-1]:  # or else the next attempt has begun already
-            folder.amend_last_attempt(cause=cause, message=message)
+    known = _start_line(known)
+    last = _last_line_of(folder, known)
+    if isinstance(last, EndLine):
+        message = message_of(folder, start, code, said=last.message)
+        if last == read_attempts(folder.attempts)[-1]:  # or else the next attempt has begun in the meantime
+            amend_last_attempt(folder.attempts, cause=cause, message=message)
         return message
     message = message_of(folder, start, code, said=None)
-    unknown = dict.fromkeys(("start_token", "job_id", "world_size", "hosts")) | {"restart_count": 0}
-    begun = own[-1] if own else folder.start_attempt(**unknown | place)
-    folder.end_attempt(begun, cause=cause, message=message)
+    end_attempt(folder, last or start_attempt(folder, known), cause=cause, message=message)
     return message
 
 
+def _start_line(known: StartLine | dict[str, str]) -> StartLine:
+    """For cli/launch.py, until it gives a StartLine."""
+    return known if isinstance(known, StartLine) else StartLine(start_token=known["start_token"])
+
+
+def _last_line_of(folder: RunFolder, known: StartLine) -> AttemptLine | None:
+    def is_known(line: AttemptLine) -> bool:
+        if known.start_token:
+            return line.start_token == known.start_token
+        return (line.job_id, line.restart_count) == (known.job_id, known.restart_count)
+
+    return next(filter(is_known, reversed(read_attempts(folder.attempts))), None)
+
+
 def message_of(folder: RunFolder, start: str, code: int, *, said: str | None) -> str:
-    """Why a start ended: the words of the rank to blame, or else what its peers `said`."""
+    """Why a start ended: what the rank to blame reported, or else what rank 0 `said` in its end line."""
     unknown = f"the ranks ended with exit code {code} before they could say why; look into {folder.logs}"
     cause = read_report(folder.logs, CAUSE, start) if code in AGREED and said else await_cause(folder.logs, start)
     message = cause or said or read_report(folder.logs, FOLLOWED, start) or unknown
@@ -131,8 +201,3 @@ def changed_shards_of(folder: RunFolder) -> list[str]:
     except ImportError:
         return []
     return changed_shards(Path(yaml.safe_load(folder.config.read_text())["data"]["path"]))
-
-
-def _lines_of(folder: RunFolder, place: dict) -> list[dict]:
-    lines = read_lines(folder.attempts)
-    return [line for line in lines if all(line.get(name) == value for name, value in place.items())]

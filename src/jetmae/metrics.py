@@ -9,10 +9,12 @@ the functions return nan and never warn, so that one empty corner of a report ca
 Arrays that do not belong together (different lengths, labels other than 0 and 1) are a mistake: ValueError.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
 
 # A channel's spread below this fraction of its sum of squares is rounding noise of float64, not variance.
 _RELATIVE_VARIANCE_FLOOR = 1e-12
@@ -31,26 +33,26 @@ UNKNOWN = Measurement(float("nan"), float("nan"))
 class RocCurve(NamedTuple):
     """Points of the receiver operating characteristic, from the tightest cut (0, 0) to the loosest (1, 1)."""
 
-    signal_efficiency: NDArray[np.float64]
-    background_efficiency: NDArray[np.float64]
-    threshold: NDArray[np.float64]  # a jet is accepted when its score is >= threshold; the first one is +inf
+    signal_efficiency: Floats
+    background_efficiency: Floats
+    threshold: Floats  # a jet is accepted when its score is >= threshold; the first one is +inf
 
 
 class CalibrationBins(NamedTuple):
     """Equal-width bins of the score; nan in bins without jets."""
 
-    edges: NDArray[np.float64]  # (bins + 1,)
-    mean_score: NDArray[np.float64]
-    signal_fraction: NDArray[np.float64]
-    uncertainty: NDArray[np.float64]  # of the signal fraction, half the width of its Wilson interval
-    count: NDArray[np.int64]
+    edges: Floats  # (bins + 1,)
+    mean_score: Floats
+    signal_fraction: Floats
+    uncertainty: Floats  # of the signal fraction, half the width of its Wilson interval
+    num_jets: NDArray[np.int64]
 
 
 class ChannelMeasurement(NamedTuple):
     """One number with its standard deviation per channel, each (C,)."""
 
-    value_C: NDArray[np.float64]
-    uncertainty_C: NDArray[np.float64]
+    value_C: Floats
+    uncertainty_C: Floats
 
 
 def auc(scores_N: ArrayLike, labels_N: ArrayLike) -> float:
@@ -174,7 +176,7 @@ def calibration_bins(scores_N: ArrayLike, labels_N: ArrayLike, num_bins: int = 1
         mean_score=_ratio(np.bincount(index, weights=scores, minlength=num_bins), count),
         signal_fraction=_ratio(num_signal, count),
         uncertainty=(intervals[:, 1] - intervals[:, 0]) / 2,
-        count=count,
+        num_jets=count,
     )
 
 
@@ -214,20 +216,22 @@ def explained_variance_gain(
     return ChannelMeasurement(one_more.value_C - 1, one_more.uncertainty_C)
 
 
-def _explained(sse: NDArray, total: NDArray, sum_of_squares: NDArray, count: NDArray) -> NDArray[np.float64]:
+def _explained(sse: Floats, total: Floats, sum_of_squares: Floats, count: Floats) -> Floats:
     squared_deviation = sum_of_squares - _ratio(total**2, count)
     has_variance = squared_deviation > _RELATIVE_VARIANCE_FLOOR * sum_of_squares
-    return 1 - _ratio(sse, np.where(has_variance, squared_deviation, 0.0))
+    explained: Floats = 1 - _ratio(sse, np.where(has_variance, squared_deviation, 0.0))
+    return explained
 
 
-def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     """Quotient, nan where the denominator is 0 or nan, without numpy's warning."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     quotient = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient
 
 
-def _checked(scores_N: ArrayLike, labels_N: ArrayLike) -> tuple[NDArray[np.float64], NDArray]:
+def _checked(scores_N: ArrayLike, labels_N: ArrayLike) -> tuple[Floats, NDArray[Any]]:
     scores, labels = np.asarray(scores_N, dtype=np.float64), np.asarray(labels_N)
     if scores.shape != labels.shape or scores.ndim != 1:
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be two equally long lists of jets")
@@ -236,35 +240,41 @@ def _checked(scores_N: ArrayLike, labels_N: ArrayLike) -> tuple[NDArray[np.float
     return scores, labels
 
 
-def _split(scores_N: ArrayLike, labels_N: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _split(scores_N: ArrayLike, labels_N: ArrayLike) -> tuple[Floats, Floats]:
     """Scores of signal, scores of background."""
     scores, labels = _checked(scores_N, labels_N)
     return scores[labels == 1], scores[labels == 0]
 
 
-def _usable(signal: NDArray, background: NDArray, at_least: int = 1) -> bool:
+def _usable(signal: Floats, background: Floats, at_least: int = 1) -> bool:
     enough = min(signal.size, background.size) >= at_least
     return enough and not (np.isnan(signal).any() or np.isnan(background).any())
 
 
-def _placements(signal: NDArray, background: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _placements(signal: Floats, background: Floats) -> tuple[Floats, Floats]:
     """For each signal jet the share of background below it; for each background jet the share of signal above it."""
-    below = (np.searchsorted(np.sort(background), signal, s) for s in ("left", "right"))
-    above = (np.searchsorted(np.sort(signal), background, s) for s in ("left", "right"))
-    return sum(below) / (2 * background.size), 1 - sum(above) / (2 * signal.size)
+    return _share_below(signal, background), 1 - _share_below(background, signal)
 
 
-def _standard_deviation(signal_placements: NDArray, background_placements: NDArray) -> float:
+def _share_below(scores: Floats, others: Floats) -> Floats:
+    """For each score the share of the others below it; equal ones count one half."""
+    ordered = np.sort(others)
+    num_below = np.searchsorted(ordered, scores, "left")
+    num_not_above = np.searchsorted(ordered, scores, "right")
+    return (num_below + num_not_above) / (2 * others.size)
+
+
+def _standard_deviation(signal_placements: Floats, background_placements: Floats) -> float:
     parts = (p.var(ddof=1) / p.size for p in (signal_placements, background_placements))
     return float(np.sqrt(sum(parts)))
 
 
-def _efficiency(scores: NDArray, threshold: ArrayLike) -> NDArray[np.float64]:
+def _efficiency(scores: Floats, threshold: Floats) -> Floats:
     """Fraction of the scores >= threshold."""
     return 1 - np.searchsorted(np.sort(scores), threshold, "left") / scores.size
 
 
-def _background_efficiency(signal: NDArray, background: NDArray, signal_efficiency: float) -> float:
+def _background_efficiency(signal: Floats, background: Floats, signal_efficiency: float) -> float:
     # Rounding first: 0.3 * 10 is 3.0000000000000004 in some orders, and must ask for 3 jets, not 4.
     num_kept = max(1, int(np.ceil(round(signal_efficiency * signal.size, 9))))
     cut = np.sort(signal)[-num_kept]

@@ -17,9 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
+from jetmae.attempts import start_attempt
 from jetmae.checkpoint.store import CheckpointStore
 from jetmae.files import make_folder
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.attempts import amend_last_attempt, has_ever_committed, read_attempts
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import acquire
 from tests.chaos.disk import Disk, Loss
 from tests.chaos.lives import KEEP, PLACE, RECORDS, Promises
@@ -111,7 +114,8 @@ def _wrong_checkpoints(run: RunFolder, promised: Promises) -> Iterator[str]:
     torn = {path.name for path in store.committed()} - {*whole, *promised["damaged"][0]}
     if torn or len(whole) < promised["whole"][0]:
         yield f"{sorted(torn)} not whole, {whole} whole, expected {promised['whole'][0]} of them"
-    state = make_checkpoints(store, backend).load_newest(ever_committed=run.has_ever_committed())
+    ever_committed = has_ever_committed(read_attempts(run.attempts))
+    state = make_checkpoints(store, backend).load_newest(ever_committed=ever_committed)
     step = state.step if state else None
     if step not in promised["checkpoint"] or (state and not (state == state_of(step) and backend.holds(step))):
         yield f"loaded {state}, expected step {' or '.join(map(str, promised['checkpoint']))}"
@@ -145,8 +149,8 @@ def _cannot_go_on(run: RunFolder) -> Iterator[str]:
 def _cannot_write_lines(run: RunFolder) -> Iterator[str]:
     lines = read_lines(run.attempts)
     if lines:
-        run.amend_last_attempt(cause="node_failure")
-        lines[-1] = {**lines[-1], "cause": "node_failure"}
-    run.start_attempt(**PLACE)
+        amend_last_attempt(run.attempts, cause="node_failure", message="a node is down")
+        lines[-1] = {**lines[-1], "cause": "node_failure", "message": "a node is down"}
+    start_attempt(run, PLACE)
     if read_lines(run.attempts)[:-1] != lines:
         yield f"a start line does not go after {lines!r:.300}: {read_lines(run.attempts)!r:.300}"

@@ -22,7 +22,9 @@ from jetmae.attempts import complete_record, said_cause
 from jetmae.config import load_experiment
 from jetmae.launch.freeze import freeze
 from jetmae.launch.local_processes import local_rank_environment
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.attempts import StartLine
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from tests.conftest import TINY, TINY_DECODER
 
 RANKS = 2
@@ -122,8 +124,8 @@ def start_under(fire: Fire | None, run: RunFolder, toll: Toll) -> None:
     elif any(codes):
         toll.violations.append(f"{run.root.name}: exit codes {codes} under {fire}; see {run.logs}")
     if any(codes):
-        place = {"start_token": token}
-        complete_record(run, place, start=token, code=128 + 9, cause=said_cause(run, place) or "crashed")
+        start = StartLine(start_token=token)
+        complete_record(run, start, start=token, code=128 + 9, cause=said_cause(run, start) or "crashed")
     end = read_lines(run.attempts)[-1]
     if end["event"] != "end":
         toll.violations.append(f"{run.root.name}: no end line after {fire}: {end}")

@@ -17,11 +17,14 @@ from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
 
+from jetmae.attempts import end_attempt, start_attempt
 from jetmae.checkpoint.pieces import StateImage
 from jetmae.checkpoint.store import CheckpointStore, write_file
 from jetmae.data.normalisation import Normalisation
 from jetmae.files import make_folder, write_text
-from jetmae.run_folder import RunFolder, append_line, read_lines
+from jetmae.records.attempts import StartLine, amend_last_attempt, has_ever_committed, read_attempts
+from jetmae.records.json_lines import append_line, read_lines
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import acquire
 from jetmae.weights import WeightsInfo, read_weights, write_weights
 from tests.chaos.disk import Disk, Flush, Operation, Write
@@ -30,7 +33,7 @@ from tests.chaos.small_run import ALONE, IDENTITY, SmallBackend, make_checkpoint
 
 KEEP = 2
 NOBODY = 1 << 23  # is never a process, so that whoever comes next finds its owner gone
-PLACE = {"job_id": "4711", "restart_count": 0, "world_size": 1, "hosts": ["node1"] * 80}  # lines longer than a block
+PLACE = StartLine(job_id="4711", world_size=1, hosts=["node1"] * 80)  # lines longer than a block
 INFO = {
     "task": "pretrain",
     "model": {"dim": 16},
@@ -148,13 +151,14 @@ class Process:
         self.life, self.backend, self.store = life, SmallBackend(), PromisingStore(life)
         with life.changing("owner"):
             self.lease = acquire(life.run.root)
-        lines = read_lines(life.run.attempts)
-        if lines and lines[-1]["event"] == "start":
+        lines = read_attempts(life.run.attempts)
+        if lines and isinstance(lines[-1], StartLine):
             self.end(lines[-1], cause="crashed", message="ended without a word")
         with life.changing("attempts"):
-            self.start = life.run.start_attempt(**PLACE)
+            self.start = start_attempt(life.run, PLACE)
         self.checkpoints = make_checkpoints(self.store, self.backend, lease=self.lease, record=self._record)
-        state = self.checkpoints.load_newest(ever_committed=life.run.has_ever_committed())
+        ever_committed = has_ever_committed(read_attempts(life.run.attempts))
+        state = self.checkpoints.load_newest(ever_committed=ever_committed)
         life.promise(damaged=())
         self.store.promise_checkpoint(state and state.step)
 
@@ -196,9 +200,9 @@ class Process:
             info = WeightsInfo(**INFO, step=step, score=state_of(step).best_score)
             write_weights(self.life.run.best_weights, {"weight": self.backend.pieces()[0].values}, info)
 
-    def end(self, start: dict, *, cause: str, message: str | None = None) -> None:
+    def end(self, start: StartLine, *, cause: str, message: str | None = None) -> None:
         with self.life.changing("attempts"):
-            self.life.run.end_attempt(start, cause=cause, message=message)
+            end_attempt(self.life.run, start, cause=cause, message=message)
 
     def complete(self, step: int) -> None:
         with self.life.changing("completed"):
@@ -207,7 +211,7 @@ class Process:
 
     def _record(self, line: dict) -> None:
         with self.life.changing("timeline"):
-            attempt = self.start["attempt"]
+            attempt = self.start.attempt
             append_line(self.life.run.timeline, {"event": line["event"], "step": line["step"], "attempt": attempt})
 
 
@@ -258,7 +262,7 @@ def life_of_one_rank(root: Path, steps: "Steps") -> Life:
     with life.recorded():
         process.end(process.start, cause="crashed", message="the disk")
         with life.changing("attempts"):
-            life.run.amend_last_attempt(cause="node_failure")
+            amend_last_attempt(life.run.attempts, cause="node_failure", message="the disk")
         process = Process(life)
         process.save(steps.now)
         process.save(steps.next())

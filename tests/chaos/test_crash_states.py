@@ -5,7 +5,7 @@ import random
 import pytest
 
 from jetmae.engine import recorder as sinks
-from jetmae.run_folder import read_lines
+from jetmae.records.json_lines import read_lines
 from tests.chaos.crash_states import check, explore, scratch
 from tests.chaos.disk import Disk, Flush, Make, Remove, Rename, Truncate, Write
 from tests.chaos.recorder import Recorder
@@ -72,10 +72,10 @@ def test_metrics_are_on_disk_when_a_checkpoint_is_begun_and_later_ones_may_have_
     with Recorder(path.parent, disk, lambda *_: None).recording():
         sink = sinks.Recorder(path, elsewhere, elsewhere / "log", name="", attempt=1, first_step=0, total_steps=60)
         for step in range(1, 41):
-            sink.train(step=step, samples=step, epoch=0.0, loss=0.5)
+            sink.train(step=step, samples=step, epoch=0.0, loss=0.5, lr=1e-3, grad_norm=1.0, jets_per_s=1.0)
         sink.flush()
         for step in range(41, 61):
-            sink.train(step=step, samples=step, epoch=0.0, loss=0.5)
+            sink.train(step=step, samples=step, epoch=0.0, loss=0.5, lr=1e-3, grad_norm=1.0, jets_per_s=1.0)
         states = [loss.tree for loss in disk.losses()]
         sink.close()
     assert any(b"\0" in tree["metrics.jsonl"] for tree in states)

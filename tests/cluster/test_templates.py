@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jetmae.run_folder import read_lines
+from jetmae.records.json_lines import read_lines
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.training import START_TIMEOUT_S, Training, losses
 from tests.conftest import PROJECT

@@ -7,7 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from tests.cluster.processes import wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.conftest import PROJECT, TINY, TINY_DECODER

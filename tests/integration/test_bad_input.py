@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jetmae.run_folder import read_lines
+from jetmae.records.json_lines import read_lines
 from tests.conftest import TINY, TINY_DECODER, launch, succeed, type_command
 
 pytestmark = pytest.mark.slow

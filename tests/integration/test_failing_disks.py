@@ -12,7 +12,8 @@ import pytest
 
 from jetmae.checkpoint.checkpoints import MAX_FAILED_SAVES
 from jetmae.errors import EXIT_BAD_CONFIG
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from tests.conftest import PROJECT, TINY, TINY_DECODER, succeed, type_command
 
 pytestmark = pytest.mark.slow

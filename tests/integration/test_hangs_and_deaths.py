@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jetmae.errors import EXIT_BUSY
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from tests.conftest import PROJECT, TINY, TINY_DECODER, type_command
 
 pytestmark = pytest.mark.slow

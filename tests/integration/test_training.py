@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jetmae.run_folder import read_lines
+from jetmae.records.json_lines import read_lines
 from tests.conftest import PROJECT, TINY, TINY_DECODER, launch, succeed
 
 pytestmark = pytest.mark.slow

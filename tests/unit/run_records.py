@@ -2,7 +2,13 @@
 
 import json
 import socket
+from collections.abc import Iterable
 from pathlib import Path
+
+from jetmae.records.attempts import parse_attempts
+from jetmae.records.metrics import parse_train_lines
+from jetmae.records.timeline import parse_timeline
+from jetmae.watch import ledger
 
 
 def start(attempt: int, time_s: float, **more: object) -> dict:
@@ -35,3 +41,10 @@ def save(attempt: int, step: int, begin_s: float, *, stall_s: float, write_s: fl
 
 def write_lines(path: Path, lines: list[dict]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def make_ledger(
+    attempts: Iterable[dict], metrics: Iterable[dict], timeline: Iterable[dict] = (), **more: object
+) -> ledger.Ledger:
+    """The ledger of a run that has left these lines."""
+    return ledger.make_ledger(parse_attempts(attempts), parse_train_lines(metrics), parse_timeline(timeline), **more)

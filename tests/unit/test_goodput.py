@@ -9,13 +9,13 @@ from statistics import mean
 import pytest
 
 from jetmae.errors import JetmaeError
-from jetmae.run_folder import WITHOUT_A_WORD, RunFolder
+from jetmae.records.attempts import SILENT_END
+from jetmae.run_folder import RunFolder
 from jetmae.watch.goodput import Costs, best_interval_s, expected_goodput, lifetimes_s, simulate_goodput
-from jetmae.watch.ledger import make_ledger
 from jetmae.watch.measured_times import MeasuredTime, chosen_times, measured_times
 from jetmae.watch.parts import Parts
 from tests.conftest import PROJECT, type_command
-from tests.unit.run_records import end, restore, save, start, steps, write_lines
+from tests.unit.run_records import end, make_ledger, restore, save, start, steps, write_lines
 
 DAY_S = 24 * 3600.0
 ASYNCHRONOUS = Costs(save_stall_s=0.3, save_s=4, restore_s=3, start_s=60, requeue_s=20, lost_s=30)
@@ -142,7 +142,7 @@ def test_the_figures_of_a_run_are_medians():
 
 
 def test_a_failure_whose_end_nobody_knows_says_nothing_of_what_was_lost():
-    silent = [EVENTS[0], {**EVENTS[1], "message": WITHOUT_A_WORD}, EVENTS[2]]
+    silent = [EVENTS[0], {**EVENTS[1], "message": SILENT_END}, EVENTS[2]]
     figures = measured_times(make_ledger(silent, LINES, TIMELINE, now_s=230.0), checkpoint_steps=10)
     assert "lost_s" not in figures
     assert "start_s" in figures

@@ -17,7 +17,7 @@ OWNERS = {
     "deepspeed": {"engine/backend.py"},
     "timm": {"model/timm_blocks.py"},
     "pythia8mc": {"data/simulation/collisions.py"},
-    "tensorboard": {"engine/recorder.py"},
+    "tensorboard": {"engine/tensorboard_file.py"},
     "pyarrow": {"data/convert/parquet_source.py"},
     "submitit": {"launch/submission.py", "doctor/examination.py"},
 }
@@ -25,6 +25,7 @@ OWNERS = {
 LAYERS = """
     errors  randomness  command_line  presets
     files
+    records
     run_folder  progress  metrics
     slurm  runtime.liveness  model
     data

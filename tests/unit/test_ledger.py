@@ -6,12 +6,13 @@ from random import Random
 
 import pytest
 
-from jetmae.run_folder import WITHOUT_A_WORD, RunFolder
+from jetmae.records.attempts import SILENT_END
+from jetmae.run_folder import RunFolder
 from jetmae.slurm.queue import JobStart
-from jetmae.watch.ledger import Ledger, make_ledger
+from jetmae.watch.ledger import Ledger
 from jetmae.watch.parts import NAMES, Parts
 from tests.conftest import type_command
-from tests.unit.run_records import end, restore, save, start, steps, write_lines
+from tests.unit.run_records import end, make_ledger, restore, save, start, steps, write_lines
 
 
 def parts_of(ledger: Ledger, name: str) -> list[float]:
@@ -38,7 +39,7 @@ def test_every_second_of_a_run_is_in_one_part():
     assert parts_of(ledger, "productive_s") == pytest.approx([17.0, 13.0, 0.0, 17.0])
     assert parts_of(ledger, "replayed_s") == pytest.approx([0.0, 0.0, 0.0, 8.0])  # 21 to 28
     assert parts_of(ledger, "lost_s") == [0.0, 0.0, 7.0, 0.0]
-    assert [astuple(attempt.course)[:4] for attempt in ledger.attempts] == [
+    assert [astuple(attempt.steps)[:4] for attempt in ledger.attempts] == [
         (0, 15, 15, 0), (15, 28, 20, 15), (20, 20, 20, 28), (20, 40, 40, 28)
     ]  # fmt: skip
     assert [attempt.lost_steps for attempt in ledger.attempts] == [0, 8, 0, 0]
@@ -66,7 +67,7 @@ def test_saves_and_restores_are_told_by_the_timeline():
     assert only.parts.saving_s == 2.5
     assert only.parts.productive_s == pytest.approx(3.0 + 5.0 + 4.5 + 4.0)
     assert only.parts.lost_s == 11.0  # since the second save
-    assert (only.course.resumed, only.course.reached) == (7, 24)
+    assert (only.steps.resumed, only.steps.reached) == (7, 24)
 
 
 def test_a_failed_save_held_the_training_too():
@@ -79,7 +80,7 @@ def test_a_stop_between_two_logged_steps_loses_nothing():
     events = [start(1, 100.0), end(1, 118.0, "preempted", resumed_step=0, last_committed_step=15)]
     logged = steps(1, 1, 10, at_s=102.0)[-1:]
     (only,) = make_ledger(events, logged).attempts
-    assert (only.parts.lost_s, only.failed, only.course.reached) == (0.0, False, 15)
+    assert (only.parts.lost_s, only.failed, only.steps.reached) == (0.0, False, 15)
     assert (only.parts.starting_s, only.parts.productive_s) == (1.0, 17.0)
     events[1]["message"] = "the ranks ended with exit code 137 before they could say why"  # by the batch shell
     (only,) = make_ledger(events, logged).attempts
@@ -89,7 +90,7 @@ def test_a_stop_between_two_logged_steps_loses_nothing():
 def test_an_end_that_the_next_attempt_wrote_says_nothing_of_when():
     events = [
         start(1, 100.0),
-        end(1, 999.0, "crashed", message=WITHOUT_A_WORD, last_committed_step=10),
+        end(1, 999.0, "crashed", message=SILENT_END, last_committed_step=10),
         start(2, 1000.0),
         end(2, 1010.0, "completed", resumed_step=10, last_committed_step=12),
     ]
@@ -126,7 +127,7 @@ def test_a_local_run_starts_when_it_is_launched_and_until_then_waits_for_a_perso
 def test_a_running_attempt_has_lost_nothing_yet():
     lines = steps(1, 1, 30, at_s=105.0)
     (only,) = make_ledger([start(1, 100.0)], lines, now_s=140.0, newest_commit=20).attempts
-    assert (only.trace.cause, only.parts.lost_s, only.lost_steps, only.course.committed) == ("running", 0.0, 0, 20)
+    assert (only.trace.cause, only.parts.lost_s, only.lost_steps, only.steps.committed) == ("running", 0.0, 0, 20)
     assert (only.parts.productive_s, only.parts.starting_s) == (36.0, 4.0)
     (killed,) = make_ledger([start(1, 100.0)], lines, newest_commit=20).attempts
     assert (killed.trace.cause, killed.lost_steps, killed.failed) == ("lost", 10, True)
@@ -164,7 +165,7 @@ def test_a_damaged_checkpoint_sends_a_run_further_back_than_its_start_says():
     events = [start(1, 100.0), start(2, 200.0, committed_step=20)]
     lines = [*steps(1, 1, 25, at_s=101.0), *steps(2, 11, 30, at_s=205.0)]
     last = make_ledger(events, lines, [restore(2, 10, 202.0, duration_s=1.0)], now_s=224.0).attempts[-1]
-    assert last.course.resumed == 10
+    assert last.steps.resumed == 10
     assert (last.parts.replayed_s, last.parts.productive_s) == (15.0, 5.0)
 
 
@@ -175,6 +176,13 @@ def test_clocks_of_two_nodes_may_differ():
     assert parts_of(ledger, "queued_s") == [0.0, 0.0]
     assert ledger.parts.wall_s == pytest.approx(50.0)
     assert [len(attempt.trace.lines) for attempt in ledger.attempts] == [19, 11]
+
+
+def test_an_attempt_whose_start_line_is_lost_is_known_by_its_end():
+    events = [start(1, 100.0), end(1, 120.0, "preempted"), end(2, 220.0, "crashed", message="why")]
+    first, second = make_ledger(events, steps(2, 1, 5, at_s=215.0)).attempts
+    assert (first.trace.cause, second.trace.cause, second.trace.number) == ("preempted", "crashed", 2)
+    assert (second.trace.started_at_s, second.steps.reached) == (220.0, 5)
 
 
 def test_nothing_is_said_of_a_run_without_records():
@@ -224,7 +232,7 @@ class History:
         if not complete:
             self.killed_at_s = float("inf")
             self._spend(self.random.uniform(0, 30), "lost_s")  # until it is noticed
-        message = None if complete else "exit code 137" if said else WITHOUT_A_WORD
+        message = None if complete else "exit code 137" if said else SILENT_END
         told_at_s = self.now_s + (0 if complete or said else 500)
         more = {"resumed_step": resumed, "last_committed_step": self.committed, "message": message}
         self.events.append(end(number, told_at_s, cause, **more))

@@ -150,7 +150,7 @@ def test_calibration_bins_hold_every_jet_once() -> None:
     scores[:2] = 0.0, 1.0
     labels = (random.random(scores.size) < scores).astype(int)
     bins = metrics.calibration_bins(scores, labels, num_bins=7)
-    assert bins.count.sum() == scores.size
+    assert bins.num_jets.sum() == scores.size
     pulls = (bins.signal_fraction - bins.mean_score) / bins.uncertainty
     assert np.abs(pulls).max() < 4
     assert np.all((bins.edges[:-1] <= bins.mean_score) & (bins.mean_score <= bins.edges[1:]))

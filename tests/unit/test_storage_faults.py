@@ -22,7 +22,7 @@ from jetmae.checkpoint.train_state import TrainState
 from jetmae.engine.recorder import Recorder
 from jetmae.errors import JetmaeError, PassingFault, exit_with_one_line
 from jetmae.files import NotVisible, await_listed
-from jetmae.run_folder import append_line, read_lines
+from jetmae.records.json_lines import append_line, read_lines
 from jetmae.runtime.lease import Lease, acquire
 from jetmae.runtime.world import World
 
@@ -393,8 +393,8 @@ def recorder(tmp_path) -> Recorder:
     return Recorder(*paths, name="run", attempt=1, first_step=0, total_steps=8)
 
 
-def record_step(recorder: Recorder, step: int) -> None:
-    recorder.train(step=step, samples=step, epoch=0.1, loss=0.5, lr=1e-3, grad_norm=1.0, jets_per_s=1.0)
+def record_step(recorder: Recorder, step: int, *, loss: float = 0.5) -> None:
+    recorder.train(step=step, samples=step, epoch=0.1, loss=loss, lr=1e-3, grad_norm=1.0, jets_per_s=1.0)
 
 
 def test_tensorboard_on_a_full_disk_is_said_once_and_ends_nothing(recorder, tmp_path, capsys):
@@ -417,7 +417,7 @@ def test_curves_of_a_start_that_repeats_steps_replace_those_of_the_start_before(
     for attempt, (first, last) in enumerate([(0, 8), (4, 12)], start=1):
         recorder = Recorder(*paths, name="run", attempt=attempt, first_step=first, total_steps=12)
         for step in range(first + 1, last + 1):
-            recorder.train(step=step, samples=step, epoch=0.1, loss=float(attempt))
+            record_step(recorder, step, loss=float(attempt))
         recorder.picture("picture", np.zeros((4, 4, 3), np.uint8), last)
         recorder.close()
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

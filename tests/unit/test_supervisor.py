@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from jetmae.attempts import end_attempt, start_attempt
 from jetmae.errors import EXIT_BUSY, JetmaeError
 from jetmae.launch import supervisor
-from jetmae.launch.supervisor import Ending, cause_of, comes_back
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.launch.supervisor import Ending, cause_of, comes_back, starts_without_progress
+from jetmae.records.attempts import AttemptLine, EndLine, StartLine
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness import rank_report
 from jetmae.runtime.liveness.rank_report import CAUSE, RankReport
 from jetmae.slurm.job import cause_of_stop, job_facts
@@ -20,12 +23,12 @@ from tests.conftest import PROJECT
 RUNNING = {"JobState": "RUNNING", "Restarts": "0"}
 
 
-def history(*ends: tuple[str, int, int]) -> list[dict]:
+def history(*ends: tuple[str, int, int]) -> list[AttemptLine]:
     """Attempts with (cause, step committed before, step committed after)."""
-    lines = []
+    lines: list[AttemptLine] = []
     for attempt, (cause, before, after) in enumerate(ends, start=1):
-        lines.append({"event": "start", "attempt": attempt, "committed_step": before})
-        lines.append({"event": "end", "attempt": attempt, "cause": cause, "last_committed_step": after})
+        lines.append(StartLine(attempt=attempt, committed_step=before))
+        lines.append(EndLine(attempt=attempt, cause=cause, last_committed_step=after))
     return lines
 
 
@@ -77,6 +80,13 @@ def test_progress_restores_the_budget():
     assert comes_back(Ending(1, RUNNING), "crashed", attempts)[0]
 
 
+def test_an_end_whose_start_line_is_lost_is_measured_from_where_it_resumed():
+    advanced = EndLine(attempt=1, cause="crashed", resumed_step=10, last_committed_step=20)
+    assert starts_without_progress([advanced]) == 0
+    fruitless = [EndLine(attempt=number, cause="crashed", resumed_step=20, last_committed_step=20) for number in (1, 2)]
+    assert starts_without_progress([advanced, *fruitless]) == 2
+
+
 @pytest.mark.parametrize("code", [65, 69, 78])
 def test_bad_data_bad_configuration_and_a_busy_folder_do_not_come_back(code):
     assert not comes_back(Ending(code, RUNNING), "crashed", history(("crashed", 0, 0)))[0]
@@ -112,15 +122,15 @@ def test_ranks_that_died_at_once_get_their_two_lines_and_three_starts(tmp_path: 
     assert silent_slurm == [["scontrol", "requeue", "7"]] * 2
 
 
-def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, silent_slurm, monkeypatch):
+def test_the_report_of_the_rank_to_blame_becomes_the_message(tmp_path: Path, silent_slurm, monkeypatch):
     """Rank 0 could only say that a peer has left it; the step of the ranks is not known in the batch shell."""
     folder = RunFolder(tmp_path)
     monkeypatch.setattr(supervisor, "job_id", lambda: "7_3")
     monkeypatch.setenv("SLURM_JOB_ID", "9")
-    start = folder.start_attempt(start_token="9.0.0", job_id="7_3", restart_count=0, world_size=2, hosts=["a", "b"])
-    folder.end_attempt(start, cause="crashed", message="RuntimeError: Connection closed by peer")
-    RankReport(folder.logs, "9.0.0", 1).leave(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
-    RankReport(folder.logs, "9.1.0", 0).leave(CAUSE, "rank 0 of another start", "stacks")
+    start = start_attempt(folder, StartLine(start_token="9.0.0", job_id="7_3", world_size=2, hosts=["a", "b"]))
+    end_attempt(folder, start, cause="crashed", message="RuntimeError: Connection closed by peer")
+    RankReport(folder.logs, "9.0.0", 1).write(CAUSE, "rank 1 on b hung in 'step: fetch'", "stacks")
+    RankReport(folder.logs, "9.1.0", 0).write(CAUSE, "rank 0 of another start", "stacks")
     supervisor.supervise(folder, 1)
     end = read_lines(folder.attempts)[-1]
     assert (end["event"], end["cause"], end["message"]) == ("end", "crashed", "rank 1 on b hung in 'step: fetch'")
@@ -129,7 +139,7 @@ def test_the_last_words_of_the_rank_to_blame_become_the_message(tmp_path: Path, 
 
 def test_a_start_that_was_refused_leaves_the_record_to_the_one_that_lives(tmp_path: Path, silent_slurm, monkeypatch):
     folder = RunFolder(tmp_path)
-    folder.start_attempt(start_token="6.0.0", job_id="6", restart_count=0, world_size=2, hosts=["a", "b"])
+    start_attempt(folder, StartLine(start_token="6.0.0", job_id="6", world_size=2, hosts=["a", "b"]))
     before = folder.attempts.read_text()
     monkeypatch.setattr(supervisor, "job_id", lambda: "7")
     assert supervisor.supervise(folder, EXIT_BUSY) == EXIT_BUSY
@@ -168,7 +178,7 @@ def test_a_job_whose_records_cannot_be_read_comes_back_all_the_same(tmp_path: Pa
     def refuse(*_):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(supervisor, "read_lines", refuse)
+    monkeypatch.setattr(supervisor, "read_attempts", refuse)
     monkeypatch.setattr(supervisor, "said_cause", refuse)
     assert supervisor.supervise(RunFolder(tmp_path), 137) == 137
     assert silent_slurm == [["scontrol", "requeue", "7"]]
@@ -176,8 +186,8 @@ def test_a_job_whose_records_cannot_be_read_comes_back_all_the_same(tmp_path: Pa
 
 def test_a_rank_that_fails_on_its_way_out_does_not_make_a_complete_run_a_failure(tmp_path: Path, silent_slurm):
     folder = RunFolder(tmp_path)
-    start = folder.start_attempt(start_token="6.0.0", job_id="", restart_count=0, world_size=1, hosts=["a"])
-    folder.end_attempt(start, cause="completed", message=None)
+    start = start_attempt(folder, StartLine(start_token="6.0.0", job_id="", world_size=1, hosts=["a"]))
+    end_attempt(folder, start, cause="completed", message=None)
     assert supervisor.supervise(folder, 139) == 0
     assert read_lines(folder.attempts)[-1]["cause"] == "completed"
 

@@ -16,7 +16,6 @@ from jetmae.slurm.queue import JobStart, QueuedJob
 from jetmae.watch import status
 from jetmae.watch.board import command, named, ssh_line
 from jetmae.watch.logs import Reader, follow, log_files
-from jetmae.watch.records import readable_lines
 from jetmae.watch.status import queue_for, status_of
 from tests.conftest import PROJECT, type_command
 from tests.unit.run_records import end, start, steps, write_lines
@@ -85,6 +84,12 @@ def test_a_local_start_after_a_job_is_local(run):
     assert (found.job_id, found.state) == (None, "stopped (cancelled)")
 
 
+def test_a_local_launch_before_its_first_record_leaves_the_job_that_was_before(run):
+    write_lines(run.attempts, STOPPED)
+    run.launch.write_text(json.dumps({"ranks": 2, "started_at": "1970-01-01T00:00:25+0000"}))
+    assert status_of(run, {}).job_id == "7"
+
+
 def test_a_local_run_is_running_as_long_as_its_process_lives(run):
     write_lines(run.attempts, [start(1, 10.0, job_id=None)])
     assert status_of(run, {}).state == "crashed (lost)"
@@ -104,22 +109,7 @@ def test_step_pace_and_eta(run):
     assert status_of(run, {"7": PENDING}).eta_s is None
 
 
-# -- files that are being written --------------------------------------------------------------------------------------
-
-
-def test_a_torn_line_hides_no_other(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"a": 1}\n{"event": "st{"a": 2, "b": {"c": {}}}\n[3]\n4\n\x00\n{"a": 5}\n{"a": 6, "b')
-    assert readable_lines(path) == [{"a": 1}, {"a": 2, "b": {"c": {}}}, {"a": 5}]
-    assert readable_lines(tmp_path / "none") == []
-
-
-def test_the_end_of_a_long_file_is_enough(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    write_lines(path, [{"step": step} for step in range(1000)])
-    assert readable_lines(path, last_bytes=100)[-1] == {"step": 999}
-    assert len(readable_lines(path, last_bytes=100)) < 10
-    assert len(readable_lines(path, last_bytes=10**6)) == 1000
+# -- logs --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_log_is_followed_across_files_until_the_run_has_ended(run, monkeypatch, capsys):

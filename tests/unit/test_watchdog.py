@@ -1,4 +1,4 @@
-"""The watchdog: a rank that gets on no longer ends in bounded time and says where it was; others are left alone."""
+"""The watchdog: a rank that hangs ends in bounded time, with a report of where it was; others are left alone."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ class WatchedProcess:
         _, errors = self.process.communicate(timeout=HANG_S / 2)  # both hold the pipe
         return self.process.returncode, errors
 
-    def words(self, kind: str) -> str | None:
+    def message(self, kind: str) -> str | None:
         return read_report(self.logs, kind, "abc.1")
 
 
@@ -64,14 +64,14 @@ class WatchedProcess:
         (STOP_ITSELF, "it is stopped by a signal"),
     ],
 )
-def test_a_rank_that_hangs_is_ended_and_its_words_say_where(tmp_path, does, found):
+def test_a_rank_that_hangs_is_ended_and_its_report_says_where(tmp_path, does, found):
     watched = WatchedProcess(tmp_path / "logs", does)
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):  # Slurm sends them to the watchdog too
         os.kill(watched.watchdog_pid, number)
     code, errors = watched.await_end()
     assert code == -signal.SIGKILL
     host = os.uname().nodename
-    line = watched.words(CAUSE)
+    line = watched.message(CAUSE)
     assert line.startswith(f"rank 3 on {host} hung in 'step: fetch' (step 7) for ")
     assert found in line
     assert line in errors
@@ -79,9 +79,9 @@ def test_a_rank_that_hangs_is_ended_and_its_words_say_where(tmp_path, does, foun
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", ["enter_phase('step: compute')", "heartbeat()"])
-def test_a_rank_that_gets_on_is_left_alone(tmp_path, sign):
-    watched = WatchedProcess(tmp_path, f"for _ in range(15): phases.{sign}; time.sleep(0.2)", limit_s=2)
+@pytest.mark.parametrize("beat", ["enter_phase('step: compute')", "heartbeat()"])
+def test_a_rank_that_makes_progress_is_left_alone(tmp_path, beat):
+    watched = WatchedProcess(tmp_path, f"for _ in range(15): phases.{beat}; time.sleep(0.2)", limit_s=2)
     assert watched.await_end() == (0, "")
     assert list(tmp_path.iterdir()) == []
 
@@ -95,19 +95,19 @@ def test_a_rank_that_waits_for_its_peers_is_not_the_first_to_go(tmp_path):
 
 
 @pytest.mark.slow
-def test_who_is_killed_leaves_no_watchdog_and_gets_last_words(tmp_path):
+def test_who_is_killed_leaves_no_watchdog_and_gets_a_report(tmp_path):
     watched = WatchedProcess(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     code, errors = watched.await_end()
     assert code == -signal.SIGKILL
-    assert "died in 'step: fetch' (step 7): without a word" in watched.words(CAUSE)
-    assert watched.words(CAUSE) in errors
+    assert "died in 'step: fetch' (step 7): without a word" in watched.message(CAUSE)
+    assert watched.message(CAUSE) in errors
 
 
 @pytest.mark.slow
 def test_a_bus_error_is_called_so_with_stacks(tmp_path):
     watched = WatchedProcess(tmp_path, "os.kill(os.getpid(), signal.SIGBUS)")
     assert watched.await_end()[0] == -signal.SIGBUS
-    assert "died in 'step: fetch' (step 7): Bus error" in watched.words(CAUSE)
+    assert "died in 'step: fetch' (step 7): Bus error" in watched.message(CAUSE)
     assert "loader.py" in (tmp_path / "cause-abc.1-rank-3.txt").read_text()
 
 
@@ -116,9 +116,8 @@ class FakeRank(Rank):
 
     def __init__(self, seconds: list[float], finding: Finding, monkeypatch):
         super().__init__(0, 0, PhaseMemory(), 0)
-        post = self.post
-        post.limit_s = 10.0
-        post.write("step: compute", "")
+        self.phase_memory.limit_s = 10.0
+        self.phase_memory.write("step: compute", "")
         now_s, killed = [0.0], []
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: now_s[0])
 
@@ -151,7 +150,7 @@ def test_storage_that_hangs_does_not_keep_the_rank_alive(tmp_path, monkeypatch):
     rank = FakeRank([0.5] * 100, Finding("it is somewhere"), monkeypatch)
     killed, killed_before_storage_was_back = threading.Event(), []
     monkeypatch.setattr(FakeRank, "kill", lambda _self: killed.set())
-    monkeypatch.setattr(RankReport, "leave", lambda *_: killed_before_storage_was_back.append(killed.wait(5)))
+    monkeypatch.setattr(RankReport, "write", lambda *_: killed_before_storage_was_back.append(killed.wait(5)))
     monkeypatch.setattr(watchdog, "WRITE_TIMEOUT_S", 1.0)
     guard(rank, RankReport(tmp_path, "s", 0))
     assert killed_before_storage_was_back == [True]
@@ -177,7 +176,7 @@ def test_whether_a_rank_that_fails_is_to_blame(tmp_path, monkeypatch, file, erro
     with pytest.raises(type(error)), reporting_failure(tmp_path):
         fail_in(file, error)
     found = {kind: read_report(tmp_path, kind, "s") for kind in (CAUSE, FOLLOWED)}
-    assert [name for name, words in found.items() if words] == ([kind] if kind else [])
+    assert [name for name, message in found.items() if message] == ([kind] if kind else [])
     if kind:
         message = " ".join(str(error).split())
         assert found[kind] == f"rank 1 on {os.uname().nodename} in 'step: fetch': {type(error).__name__}: {message}"
@@ -186,6 +185,6 @@ def test_whether_a_rank_that_fails_is_to_blame(tmp_path, monkeypatch, file, erro
 
 def test_of_several_that_are_to_blame_the_first_rank_is_named(tmp_path):
     for rank in (10, 9):
-        RankReport(tmp_path, "7.0.2", rank).leave(CAUSE, f"rank {rank} did it", "")
+        RankReport(tmp_path, "7.0.2", rank).write(CAUSE, f"rank {rank} did it", "")
     assert read_report(tmp_path, CAUSE, "7.0.*") == f"rank 9 did it (and 1 more: {tmp_path}/cause-7.0.*-*)"
     assert read_report(tmp_path, CAUSE, "7.1.*") is None

@@ -1,6 +1,5 @@
-"""A run folder before its first start: the experiment is written once, and every later start has to mean the same."""
+"""What is written into a run folder before a start: the experiment, which never changes, and the launch record."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from jetmae.config import RANDOM, Experiment, as_yaml, identity_of, read_experiment
 from jetmae.errors import JetmaeError
-from jetmae.files import make_folder, write_json, write_text
+from jetmae.files import make_folder, write_text
+from jetmae.records.launch import TIME_FORMAT, LaunchRecord, read_launch, write_launch
 from jetmae.run_folder import RunFolder, find_run
 
 LAUNCH_PACKAGES = ("jetmae", "torch", "timm", "deepspeed", "numpy", "h5py")
@@ -47,21 +47,27 @@ def freeze(experiment: Experiment, run: RunFolder) -> None:
         write_text(run.config, as_yaml(experiment))
 
 
-def write_launch_record(run: RunFolder, **start: object) -> None:
-    """launch.json: with what code, packages and command the run was started last, and when it was ever started."""
-    earlier_s = json.loads(run.launch.read_text()).get("launches_s", []) if run.launch.exists() else []
-    record = {
-        "command": sys.argv,
-        "working_directory": os.getcwd(),
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "launches_s": [*earlier_s, time.time()],
-        **start,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_diff": _git("diff", "HEAD"),
-        "packages": {name: version(name) for name in LAUNCH_PACKAGES},
-        "python": sys.version.split()[0],
-    }
-    write_json(run.launch, record)
+def write_launch_record(run: RunFolder, *, ranks: int, total_steps: int, job_id: str | None = None) -> None:
+    """Write launch.json: with what code, packages and command the run is started, and when it was ever started.
+
+    Raises:
+        JetmaeError: launch.json of an earlier start is damaged.
+    """
+    now_s = time.time()
+    record = LaunchRecord(
+        command=sys.argv,
+        working_directory=os.getcwd(),
+        started_at=time.strftime(TIME_FORMAT, time.localtime(now_s)),
+        launches_s=[*read_launch(run.launch).launches_s, now_s],
+        ranks=ranks,
+        total_steps=total_steps,
+        job_id=job_id,
+        git_commit=_git("rev-parse", "HEAD"),
+        git_diff=_git("diff", "HEAD"),
+        packages={name: version(name) for name in LAUNCH_PACKAGES},
+        python=sys.version.split()[0],
+    )
+    write_launch(run.launch, record)
 
 
 def _git(*words: str) -> str | None:

@@ -2,10 +2,10 @@
 
     python -m jetmae.launch.supervisor RUN_DIR... EXIT_CODE
 
-runs in the batch shell of a Slurm job, behind srun; of an array, each element looks after the run of its own index.
-It completes attempts.jsonl where the ranks died too fast to do so, and requeues the job within its budget. Preemptions
-are free; time limits and crashes are forgiven while the steps advance, and three starts in a row without a new
-committed step are the end.
+runs in the batch shell of a Slurm job, after srun. Each element of an array handles the run of its own index. It
+completes attempts.jsonl if the ranks died too fast to do so, and requeues the job within its budget. Preemptions cost
+nothing. After a time limit or a crash the job comes back as long as its steps advance: three starts in a row without a
+new committed step are the end.
 
 Standard library only: it has to work in the seconds before a node is taken away.
 """
@@ -21,7 +21,8 @@ from typing import TypeVar
 
 from jetmae.attempts import complete_record, said_cause
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, JetmaeError, exit_with_one_line
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.attempts import AttemptLine, EndLine, StartLine, read_attempts
+from jetmae.run_folder import RunFolder
 from jetmae.slurm.job import (
     ask,
     cause_of_stop,
@@ -36,12 +37,12 @@ T = TypeVar("T")
 STARTS_WITHOUT_PROGRESS = 3
 REQUEUE_TRIES = 10
 RETRY_S = 6.0  # a controller that is being restarted is back in less than a minute
-FREE = ("preempted", "node_failure")  # no fault of the job
+FREE = ("preempted", "node_failure")  # causes that cost nothing of the budget
 
 
 @dataclass(frozen=True)
 class Ending:
-    """One start that is over: the exit code of srun, what Slurm says of the job, and which restart it was."""
+    """One start that is over: the exit code of srun, Slurm's facts of the job, and its restart count."""
 
     code: int
     facts: dict[str, str]
@@ -60,17 +61,17 @@ def main() -> int:
 
 
 def supervise(folder: RunFolder, code: int) -> int:
-    """Judge one start that has ended, write down what is missing, and requeue the job if it is to come back."""
+    """Find out why a start has ended, complete its record, and requeue the job if it is to come back."""
     job = job_id() or ""
     ending = Ending(code, job_facts(job), restart_count())
-    place = {"job_id": job, "restart_count": ending.restarts}
-    cause = cause_of(ending, said=read_or(None, lambda: said_cause(folder, place)))
+    start = StartLine(job_id=job, restart_count=ending.restarts)  # as far as it is known here
+    cause = cause_of(ending, said=read_or(None, lambda: said_cause(folder, start)))
     if cause == "crashed" and job and lost_a_node():
         cause = "node_failure"
     if code != EXIT_BUSY:  # then the record belongs to the start that has the folder
-        write_down(folder, place, ending, cause)
-    attempts = read_or([], lambda: read_lines(folder.attempts))
-    requeue, reason = comes_back(ending, cause, attempts, unrecorded=unrecorded_starts(attempts, place))
+        write_down(folder, start, ending, cause)
+    lines: list[AttemptLine] = read_or([], lambda: read_attempts(folder.attempts))
+    requeue, reason = comes_back(ending, cause, lines, unrecorded=unrecorded_starts(lines, start))
     print(f"jetmae: exit code {code}, {cause}: {reason}", flush=True)
     if requeue and job:
         requeue_job(job)
@@ -78,7 +79,7 @@ def supervise(folder: RunFolder, code: int) -> int:
 
 
 def read_or(otherwise: T, read: Callable[[], T]) -> T:
-    """What the records say, or something else if the storage does not give them: the job comes back all the same."""
+    """What the records say, or `otherwise` if the storage fails: the job comes back all the same."""
     try:
         return read()
     except OSError as error:
@@ -86,17 +87,16 @@ def read_or(otherwise: T, read: Callable[[], T]) -> T:
         return otherwise
 
 
-def write_down(folder: RunFolder, place: dict, ending: Ending, cause: str) -> None:
-    """Complete the record of this start. The job comes back also if the storage takes no line."""
+def write_down(folder: RunFolder, start: StartLine, ending: Ending, cause: str) -> None:
+    """Complete the record of this start. If it cannot be written, the job comes back all the same."""
     try:
-        start = start_of(place["job_id"], ending.restarts)
-        complete_record(folder, place, start=start, code=ending.code, cause=cause)
+        complete_record(folder, start, start=token_of(start), code=ending.code, cause=cause)
     except (JetmaeError, OSError) as error:
         print(f"jetmae: {folder.attempts} is not complete: {error}", flush=True)
 
 
 def requeue_job(job: str) -> None:
-    """Try for about a minute. Slurm ends this process as soon as it has done it."""
+    """Ask Slurm to requeue the job, for about a minute. When it does, it ends this process."""
     for _ in range(REQUEUE_TRIES):
         if ask("scontrol", "requeue", job) is not None:
             return
@@ -104,9 +104,9 @@ def requeue_job(job: str) -> None:
     print(f"jetmae: scontrol does not answer: job {job} is NOT requeued; give its launch command again", flush=True)
 
 
-def start_of(job: str, restarts: int) -> str:
-    """The token of this start as its ranks have made it (launch/train_job.py), whichever step they were."""
-    return f"{os.environ.get('SLURM_JOB_ID', job)}.{restarts}.*"
+def token_of(start: StartLine) -> str:
+    """The token of this start as its ranks have made it (launch/train_job.py), with a wildcard for their step."""
+    return f"{os.environ.get('SLURM_JOB_ID', start.job_id)}.{start.restart_count}.*"
 
 
 def cause_of(ending: Ending, *, said: str | None) -> str:
@@ -120,16 +120,18 @@ def cause_of(ending: Ending, *, said: str | None) -> str:
 
 
 def died_of_a_stop_signal(ending: Ending) -> bool:
-    """Whether the ranks were asked to stop before our handlers were in place. TERM alone does not tell: srun sends it
-    to the peers of a rank that has died."""
+    """Whether the ranks were asked to stop before our handlers were in place. SIGTERM is no proof: srun sends it to the
+    peers of a rank that has died."""
     if ending.code == 128 + signal.SIGTERM:
         return is_taken_away(ending.facts, restarts=ending.restarts)
     return ending.code == 128 + signal.SIGUSR2
 
 
-def comes_back(ending: Ending, cause: str, attempts: list[dict], *, unrecorded: int = 0) -> tuple[bool, str]:
-    """Whether to requeue the job, and the reason in words. `attempts` has the end of this start already, or else so
-    many starts are `unrecorded`."""
+def comes_back(ending: Ending, cause: str, lines: list[AttemptLine], *, unrecorded: int = 0) -> tuple[bool, str]:
+    """Whether to requeue the job, and the reason for a person to read.
+
+    `lines` are those of attempts.jsonl, with the end of this start; `unrecorded` starts of the job have no end line.
+    """
     if cause == "completed":
         return False, "the run is complete"
     if not ending.job_is_running:
@@ -140,29 +142,30 @@ def comes_back(ending: Ending, cause: str, attempts: list[dict], *, unrecorded: 
         return False, "another start trains in the run folder"
     if cause in FREE:
         return True, "requeued, at no cost to its budget"
-    fruitless = starts_without_progress(attempts) + unrecorded
+    fruitless = starts_without_progress(lines) + unrecorded
     if fruitless >= STARTS_WITHOUT_PROGRESS:
         return False, f"{fruitless} starts in a row without a new committed step: not requeued"
     return True, f"requeued; {fruitless} start(s) in a row without a new committed step"
 
 
-def starts_without_progress(attempts: list[dict]) -> int:
-    """How many of the newest starts ended without a committed step beyond what they began with; free ends do not count
-    as such."""
-    committed_at_start = {line["attempt"]: line["committed_step"] for line in attempts if line["event"] == "start"}
+def starts_without_progress(lines: list[AttemptLine]) -> int:
+    """How many of the newest starts ended without a new committed step. Ends that are free do not count."""
+    committed_at_start = {line.attempt: line.committed_step for line in lines if isinstance(line, StartLine)}
     fruitless = 0
-    for end in reversed([line for line in attempts if line["event"] == "end"]):
-        if end["last_committed_step"] > committed_at_start[end["attempt"]]:
+    for end in reversed([line for line in lines if isinstance(line, EndLine)]):
+        if (end.last_committed_step or 0) > (committed_at_start.get(end.attempt, end.resumed_step) or 0):
             break
-        fruitless += end["cause"] not in FREE
+        fruitless += end.cause not in FREE
     return fruitless
 
 
-def unrecorded_starts(attempts: list[dict], place: dict) -> int:
-    """If this start has no end line, how many of its job's starts have none: with storage that takes no line the job
-    would otherwise come back for ever."""
-    ends = {line["restart_count"] for line in attempts if line["event"] == "end" and line["job_id"] == place["job_id"]}
-    return 0 if place["restart_count"] in ends else place["restart_count"] + 1 - len(ends)
+def unrecorded_starts(lines: list[AttemptLine], start: StartLine) -> int:
+    """How many starts of the job have no end line; 0 if this start has one.
+
+    If the storage takes no lines, these starts count as without progress. Otherwise the job would come back for ever.
+    """
+    ends = {line.restart_count for line in lines if isinstance(line, EndLine) and line.job_id == start.job_id}
+    return 0 if start.restart_count in ends else start.restart_count + 1 - len(ends)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from jetmae import metrics
 from jetmae.metrics import UNKNOWN, ChannelMeasurement, Measurement
+from jetmae.records.metrics import number_of
 from jetmae.report.controls import control_of
 from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
 
@@ -61,7 +62,8 @@ def compare(runs: Sequence[RecordedRun]) -> list[Row]:
 
 def _row(run: RecordedRun, predictions: Predictions | None) -> Row:
     last = run.last("train") or run.last("validation")
-    row = Row(run.name, run.kind, _state(run), int(last.get("samples", 0)), int(last.get("step", 0)))
+    jets_seen, steps = (int(last.samples or 0), last.step) if last else (0, 0)
+    row = Row(run.name, run.kind, _state(run), jets_seen, steps)
     if run.kind == "pretrain":
         return _with_explained_variance(row, run)
     if predictions is None:
@@ -83,8 +85,9 @@ def _state(run: RecordedRun) -> str:
     if not run.metrics:
         return "not started"
     validation = run.last("validation")
-    so_far = f", validation AUC {validation['auc']:.3f}" if validation.get("auc") is not None else ""
-    return f"not finished: step {run.metrics[-1]['step']}{so_far}"
+    auc = number_of(validation, "auc") if validation else None
+    so_far = "" if auc is None else f", validation AUC {auc:.3f}"
+    return f"not finished: step {run.metrics[-1].step}{so_far}"
 
 
 def _with_explained_variance(row: Row, run: RecordedRun) -> Row:
@@ -112,13 +115,13 @@ def _with_difference(
     row: Row, run: RecordedRun, runs: Sequence[RecordedRun], predictions: dict[str, Predictions | None]
 ) -> Row:
     """Add the AUC difference to the scratch run of the same problem, if there is one and the run is not scratch."""
-    evaluated = [name for name, found in predictions.items() if found is not None]
+    evaluated = {name: found for name, found in predictions.items() if found is not None}
     if run.kind in ("scratch", "pretrain") or run.name not in evaluated:
         return row
     reference = control_of(run, "scratch", runs, evaluated)
     if reference is None:
         return row
-    delta, paired = auc_difference(predictions[run.name], predictions[reference.name])
+    delta, paired = auc_difference(evaluated[run.name], evaluated[reference.name])
     return replace(row, delta_auc=delta, delta_reference=reference.name, delta_paired=paired)
 
 

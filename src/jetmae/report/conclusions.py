@@ -50,7 +50,7 @@ class MeanDifference:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval; from one control, that of the test jets alone."""
+        """Half the width of the 95 % interval. With one control it covers the test jets alone."""
         degrees = self.num_controls - 1
         quantile = STUDENT_95[min(degrees, len(STUDENT_95)) - 1] if degrees else _NORMAL_95
         return quantile * self.delta.uncertainty
@@ -87,7 +87,8 @@ def headline(runs: Sequence[RecordedRun]) -> list[str]:
 
 
 def _groups(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str) -> list[Group]:
-    recipes, deltas = [], []
+    recipes: list[dict[str, object]] = []
+    deltas: list[dict[str, list[Measurement]]] = []
     for run, control in _pairs(runs, predictions, kind):
         recipe = recipe_of(run, control)
         if recipe not in recipes:
@@ -183,7 +184,8 @@ def _one_control_note(groups: Sequence[Group]) -> str:
 
 def _unfinished_note(runs: Sequence[RecordedRun]) -> str:
     names = [run.name for run in runs if not run.completed]
-    return names and f"Not final: {', '.join(names)} {'has' if len(names) == 1 else 'have'} not finished."
+    verb = "has" if len(names) == 1 else "have"
+    return f"Not final: {', '.join(names)} {verb} not finished." if names else ""
 
 
 def _reconstruction_sentence(runs: Sequence[RecordedRun]) -> str:
@@ -198,15 +200,18 @@ def _reconstruction_sentence(runs: Sequence[RecordedRun]) -> str:
 
 
 def _mean_image_sentence(explained: Mapping[str, Measurement], gains: Mapping[str, Measurement]) -> str:
-    """In which channels the network knows more than the average jet: a chance of one in twenty to name one wrongly.
+    """In which channels the network is better than the mean image. With a chance of 5 % one is named wrongly.
 
     Where the mean image is mostly noise one constant may be better, so the network has to beat both.
     """
     if not gains:
         return ""
     num_deviations = NormalDist().inv_cdf(1 - 0.05 / len(explained))  # Bonferroni: one look at each channel
-    above_zero = lambda measured: measured.value > num_deviations * measured.uncertainty  # noqa: E731
-    better = [name for name in explained if above_zero(explained[name]) and above_zero(gains[name])]
+
+    def is_above_zero(measured: Measurement) -> bool:
+        return measured.value > num_deviations * measured.uncertainty
+
+    better = [name for name in explained if is_above_zero(explained[name]) and is_above_zero(gains[name])]
     names = f": {', '.join(better)}" if better else ""
     beaten = f"{len(better)} of {len(explained)} channels{names}"
     return f"It explains more than both a constant and the mean image of the training jets in {beaten}."

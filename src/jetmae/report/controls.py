@@ -30,7 +30,7 @@ def control_of(
 
 
 def why_no_control(run: RecordedRun, kind: str, runs: Sequence[RecordedRun], evaluated: Collection[str]) -> str:
-    """In what the nearest evaluated run of a kind is unlike `run`; empty if there is a control, or nothing to name."""
+    """How the nearest evaluated run of a kind differs from `run`; empty if there is a control, or no such run."""
     swept = _swept(run, kind, runs)
     unlike = {other.name: _mismatch(run, other, swept) for other in _candidates(kind, runs, evaluated)}
     nearest = min(unlike, key=lambda name: len(unlike[name]), default=None)
@@ -50,7 +50,7 @@ def settings_of(run: RecordedRun) -> dict[str, object]:
 
 
 def recipe_of(run: RecordedRun, control: RecordedRun) -> dict[str, object]:
-    """Settings of a pair without the seed, the control's where they are others: equal in pairs that may be averaged."""
+    """Settings of a run without the seed, and those of its control that differ. Pairs with equal ones are averaged."""
     ours, theirs = settings_of(run), settings_of(control)
     different = [name for name in _differing(run, control) if name != "init_from"]
     recipe = ours | {f"{control.kind}'s {name}": theirs.get(name) for name in different}
@@ -62,7 +62,7 @@ def _candidates(kind: str, runs: Sequence[RecordedRun], evaluated: Collection[st
 
 
 def _swept(run: RecordedRun, kind: str, runs: Sequence[RecordedRun]) -> set[str]:
-    """Settings with several values both among the runs of `run`'s kind and of the other, all on `run`'s problem."""
+    """Settings that a sweep varies: they have several values among the runs of both kinds on `run`'s problem."""
     same = [other for other in runs if _problem_of(other) == _problem_of(run)]
     return _varied(other for other in same if other.kind == run.kind) & _varied(o for o in same if o.kind == kind)
 

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from jetmae import metrics
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, written_aside
+from jetmae.records.attempts import EndLine
+from jetmae.records.metrics import TrainLine
 from jetmae.report import plots
 from jetmae.report.comparison import (
     MISSING,
@@ -62,7 +64,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture itself as an address."""
+        """The picture as a data URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
@@ -174,8 +176,7 @@ def _confusion(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
 
 
 def _pretraining(run: RecordedRun, row: Row) -> dict[str, Any]:
-    splits = {split: run.reconstruction(split) for split in ("train", "test")}
-    splits = {split: found for split, found in splits.items() if found is not None}
+    splits = {split: found for split in ("train", "test") if (found := run.reconstruction(split)) is not None}
     events = [_event(run, split, found, example) for split, found, example in _examples(splits)]
     return {
         "name": run.name,
@@ -208,11 +209,18 @@ def _examples(splits: dict[str, Reconstruction]) -> Iterable[tuple[str, Reconstr
 
 def _event(run: RecordedRun, split: str, found: Reconstruction, example: int) -> tuple[Picture, bool]:
     """The picture, and whether it is the split's first."""
-    of_class = f", {found.classes[int(found.label[example])]}" if found.label is not None else ""
-    caption = f"{'Training' if split == 'train' else 'Test'} jet{of_class}; {_share(found, example)} of it hidden."
+    jet = f"{'Training' if split == 'train' else 'Test'} jet{_of_class(found, example)}"
+    caption = f"{jet}; {_share(found, example)} of it hidden."
     figure = plots.event_pictures(found, example)
     picture = _picture(f"{_slug(run.name)}_event_{split}_{example}", figure, caption, caption)
     return picture, example == 0
+
+
+def _of_class(found: Reconstruction, example: int) -> str:
+    """`, top`, or nothing where the data does not say."""
+    if found.label is None or found.classes is None:
+        return ""
+    return f", {found.classes[int(found.label[example])]}"
 
 
 def _share(found: Reconstruction, example: int) -> str:
@@ -227,7 +235,7 @@ def _mean_picture(run: RecordedRun, split: str, found: Reconstruction) -> Pictur
 
 
 def unit_notes(found: Reconstruction | None) -> list[str]:
-    """What the units forbid to conclude."""
+    """Notes on what cannot be concluded because of the units."""
     if found is None:
         return []
     pairs = zip(found.channels, found.units, strict=True)
@@ -239,7 +247,7 @@ def unit_notes(found: Reconstruction | None) -> list[str]:
 
 
 def _times(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """Where the time of each run went, as far as it has started: seconds and share per part."""
+    """Where the time of each run went that has started: seconds and share per part."""
     folders = [RunFolder(run.folder) for run in runs]
     queue = queue_for(folders)
     ledgers = [ledger_of(status_of(folder, queue)) for folder in folders]
@@ -262,6 +270,7 @@ def _time(run: RecordedRun, parts: Parts) -> dict[str, Any]:
 def _setup(run: RecordedRun, row: Row) -> dict[str, Any]:
     data = run.config.get("data") or {}
     train = run.last("train")
+    epoch, jets_per_s = (train.epoch, train.jets_per_s) if isinstance(train, TrainLine) else (None, None)
     return {
         "row": row,
         "task": run.config["task"],
@@ -269,8 +278,8 @@ def _setup(run: RecordedRun, row: Row) -> dict[str, Any]:
         "seed": run.config.get("seed", MISSING),
         "data_path": data.get("path", MISSING),
         "transform": data.get("transform", MISSING),
-        "epochs": f"{train['epoch']:g}" if isinstance(train.get("epoch"), int | float) else MISSING,
-        "speed": f"{train['jets_per_s']:.0f} jets/s" if train.get("jets_per_s") is not None else MISSING,
+        "epochs": MISSING if epoch is None else f"{epoch:g}",
+        "speed": MISSING if jets_per_s is None else f"{jets_per_s:.0f} jets/s",
         "attempts": _attempts(run),
         "config_text": run.config_text,
     }
@@ -278,8 +287,8 @@ def _setup(run: RecordedRun, row: Row) -> dict[str, Any]:
 
 def _attempts(run: RecordedRun) -> str:
     """`2 (preempted, completed)`"""
-    numbers = {line.get("attempt") for line in run.attempts}
-    causes = Counter(str(line.get("cause")) for line in run.attempts if line.get("event") == "end")
+    numbers = {line.attempt for line in run.attempts}
+    causes = Counter(str(line.cause) for line in run.attempts if isinstance(line, EndLine))
     ends = ", ".join(cause if times == 1 else f"{times} times {cause}" for cause, times in causes.items())
     return f"{len(numbers)} ({ends})" if ends else f"{len(numbers)}"
 

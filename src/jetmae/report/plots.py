@@ -9,6 +9,7 @@ import io
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -21,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMe
 from numpy.typing import NDArray
 
 from jetmae import metrics
-from jetmae.metrics import Measurement
+from jetmae.metrics import Floats, Measurement
 from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun
 
 KIND_COLOUR = {
@@ -40,7 +41,8 @@ _HIDDEN_GREY = "#C9CDD2"  # masked patches in the pictures
 _PIXELS_PER_INCH = 170  # 96 on the page; the rest is for screens with a high resolution
 _SIGNED_CHANNELS = ("d0", "dz")
 
-Style = dict[str, str]
+Style = dict[str, Any]  # keywords of matplotlib
+Location = Literal["best", "upper left", "upper right", "lower center"]
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -121,16 +123,17 @@ def _draw_series(
     _legend(ax, title=note)
 
 
-def _running_mean(values: NDArray) -> NDArray:
+def _running_mean(values: Floats) -> Floats:
     """Mean over a window of a 30th of the run, centred, shorter at the ends."""
     half = len(values) // 60
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    mean: Floats = (total[high] - total[low]) / (high - low)
+    return mean
 
 
-def _thinned(samples: NDArray, values: NDArray, at_most: int = 4000) -> tuple[NDArray, NDArray]:
+def _thinned(samples: Floats, values: Floats, at_most: int = 4000) -> tuple[Floats, Floats]:
     every = max(1, -(-len(values) // at_most))
     return samples[::every], values[::every]
 
@@ -166,7 +169,7 @@ def roc_curves(predictions: Mapping[str, Predictions], styles: Mapping[str, Styl
 
 def _draw_roc(ax: Axes, found: Predictions, label: str, style: Style) -> None:
     curve = metrics.roc_curve(found.score, found.label)
-    num_background = np.count_nonzero(found.label == 0)
+    num_background = int(np.count_nonzero(found.label == 0))
     # Fewer than three background jets say nothing about a curve on a logarithmic axis.
     keep = curve.background_efficiency * num_background >= 3
     eps_S, eps_B = _sparser(curve.signal_efficiency[keep], curve.background_efficiency[keep])
@@ -176,8 +179,10 @@ def _draw_roc(ax: Axes, found: Predictions, label: str, style: Style) -> None:
     ax.fill_between(eps_S, 1 / (eps_B + sigma), 1 / lowest, color=style["color"], alpha=0.13, linewidth=0)
 
 
-def _sparser(eps_S: NDArray, eps_B: NDArray, at_most: int = 1500) -> tuple[NDArray, NDArray]:
-    index = np.unique(np.linspace(0, max(0, eps_S.size - 1), at_most).astype(int)) if eps_S.size else []
+def _sparser(eps_S: Floats, eps_B: Floats, at_most: int = 1500) -> tuple[Floats, Floats]:
+    if eps_S.size == 0:
+        return eps_S, eps_B
+    index = np.unique(np.linspace(0, eps_S.size - 1, at_most).astype(int))
     return eps_S[index], eps_B[index]
 
 
@@ -209,7 +214,7 @@ def calibration(predictions: Mapping[str, Predictions], styles: Mapping[str, Sty
     ax.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (1, 2)), label="calibrated")
     for name, found in predictions.items():
         bins = metrics.calibration_bins(found.score, found.label)
-        some = bins.count > 0
+        some = bins.num_jets > 0
         points = bins.mean_score[some], bins.signal_fraction[some], bins.uncertainty[some]
         ax.errorbar(*points, marker="o", markersize=4, linewidth=1.4, capsize=2, label=_text(name), **styles[name])
     ax.set(xlim=(0, 1), ylim=(0, 1))
@@ -220,14 +225,16 @@ def calibration(predictions: Mapping[str, Predictions], styles: Mapping[str, Sty
 
 def auc_against_pt(predictions: Mapping[str, Predictions], styles: Mapping[str, Style]) -> Figure | None:
     """AUC with its DeLong uncertainty in six equally filled bins of jet pT; None when no run knows the pT."""
-    known = {name: found for name, found in predictions.items() if found.pt_gev is not None and found.pt_gev.size > 1}
+    pt_gev = {name: found.pt_gev for name, found in predictions.items() if found.pt_gev is not None}
+    known = {name: pt for name, pt in pt_gev.items() if pt.size > 1}
     if not known:
         return None
     figure, (ax,) = _panels(1, height_in=4.8, width_in=6)
-    edges = np.quantile(next(iter(known.values())).pt_gev.astype(np.float64), np.linspace(0, 1, 7))
+    edges = np.quantile(next(iter(known.values())).astype(np.float64), np.linspace(0, 1, 7))
     centres, half_widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
-    for number, (name, found) in enumerate(known.items()):
-        index = np.clip(np.searchsorted(edges, found.pt_gev, side="right") - 1, 0, 5)
+    for number, (name, jet_pt_gev) in enumerate(known.items()):
+        found = predictions[name]
+        index = np.clip(np.searchsorted(edges, jet_pt_gev, side="right") - 1, 0, 5)
         values = [metrics.measure_auc(found.score[index == i], found.label[index == i]) for i in range(6)]
         shift = (number - (len(known) - 1) / 2) * half_widths * 0.12  # so that error bars do not hide each other
         value, sigma = np.array(values).T
@@ -253,7 +260,7 @@ def explained_variance_bars(
     channels = list(next(iter(per_split.values())))
     width = 0.8 / len(per_split)
     for number, (split, values) in enumerate(per_split.items()):
-        at = np.arange(len(channels)) + (number - (len(per_split) - 1) / 2) * width
+        at = np.arange(len(channels), dtype=np.float64) + (number - (len(per_split) - 1) / 2) * width
         value, sigma = np.array([values[channel] for channel in channels]).T
         ax.bar(at, value, width * 0.92, color=_SPLIT_COLOUR[split], label=f"{split} jets")
         ax.errorbar(at, value, sigma, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
@@ -271,7 +278,7 @@ def explained_variance_bars(
     return figure
 
 
-def _write_above(ax: Axes, at: NDArray, value: NDArray, sigma: NDArray) -> None:
+def _write_above(ax: Axes, at: Floats, value: Floats, sigma: Floats) -> None:
     for x, y, error in zip(at, value, np.nan_to_num(sigma), strict=True):
         text, height = ("n/a", 0.0) if np.isnan(y) else (f"{round(100 * y, 1) + 0.0:.1f}", max(0.0, y + error))
         ax.annotate(text, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=8, color="#333333")
@@ -307,8 +314,9 @@ def event_pictures(found: Reconstruction, example: int) -> Figure:
     return figure
 
 
-def _event_images(found: Reconstruction, example: int, channel: int) -> tuple[NDArray, ...]:
-    """Input, masked input (nan where hidden), completed by the prediction, residual (0 where visible); each (H, W)."""
+def _event_images(found: Reconstruction, example: int, channel: int) -> tuple[NDArray[np.float32], ...]:
+    """Input, masked input (nan where hidden), the input completed by the prediction, and the residual (0 where
+    visible); each (H, W)."""
     image, prediction = found.image[example, channel], found.reconstruction[example, channel]
     hidden = found.mask[example]
     completed = np.where(hidden, prediction, image)
@@ -325,7 +333,7 @@ def mean_pictures(found: Reconstruction) -> Figure:
     )  # fmt: skip
     for channel, name in enumerate(found.channels):
         pair = np.stack([found.mean_image[channel], found.mean_reconstruction[channel]])
-        # From both: a prediction below the smallest mean of the input would look like no prediction.
+        # One scale for both: otherwise a prediction below the smallest mean of the input would not be seen.
         scale, colours = _scale(pair, name)
         for number, title in enumerate(("input", "reconstruction")):
             ax = figure.add_subplot(grid[channel // 2, 4 * (channel % 2) + number])
@@ -336,20 +344,20 @@ def mean_pictures(found: Reconstruction) -> Figure:
     return figure
 
 
-def _scale(values: NDArray, channel: str) -> tuple[Normalize, Colormap]:
-    """Logarithmic from the small to the largest value; signed channels diverge around zero."""
+def _scale(values: NDArray[np.float32], channel: str) -> tuple[Normalize, Colormap]:
+    """Logarithmic up to the largest value; for channels with both signs, two colours from zero on."""
     if any(name in channel.lower() for name in _SIGNED_CHANNELS) or (values < 0).any():
         return _symmetric_scale(values), _diverging()
     floor, top = _floor_and_top(values, 0.05)
     return LogNorm(floor, top), _sequential()
 
 
-def _symmetric_scale(values: NDArray) -> SymLogNorm:
+def _symmetric_scale(values: NDArray[np.float32]) -> SymLogNorm:
     floor, top = _floor_and_top(values, 0.25)
     return SymLogNorm(linthresh=floor, linscale=0.5, vmin=-top, vmax=top)
 
 
-def _floor_and_top(values: NDArray, floor_quantile: float) -> tuple[float, float]:
+def _floor_and_top(values: NDArray[np.float32], floor_quantile: float) -> tuple[float, float]:
     """Bounds of a logarithmic scale, a factor of 30 to 1000 apart: predictions are fainter than hits."""
     size = np.abs(values[np.isfinite(values) & (values != 0)])
     if size.size == 0:
@@ -369,9 +377,9 @@ def _diverging() -> Colormap:
     return colormaps["RdBu_r"].with_extremes(bad=_HIDDEN_GREY)
 
 
-def _picture(ax: Axes, image_HW: NDArray, scale: Normalize, colours: Colormap) -> None:
+def _picture(ax: Axes, image_HW: NDArray[np.float32], scale: Normalize, colours: Colormap) -> None:
     # Zero and negative predictions have no logarithm: they belong below the scale (white), not to the unknown (grey).
-    shown = np.where(image_HW <= 0, scale.vmin / 10, image_HW) if isinstance(scale, LogNorm) else image_HW
+    shown = np.where(image_HW <= 0, _ends(scale)[0] / 10, image_HW) if isinstance(scale, LogNorm) else image_HW
     shown = np.ma.masked_invalid(shown)
     ax.imshow(shown, norm=scale, cmap=colours, origin="lower", interpolation="nearest", aspect="equal")
     ax.set(xticks=[], yticks=[])
@@ -392,11 +400,20 @@ def _colour_bar(ax: Axes, scale: Normalize, colours: Colormap, unit: str) -> Non
     bar.outline.set_linewidth(0.5)
 
 
+def _ends(scale: Normalize) -> tuple[float, float]:
+    """Its smallest and its largest value."""
+    if scale.vmin is None or scale.vmax is None:
+        raise ValueError("a scale of these pictures is made with both of its ends")
+    return scale.vmin, scale.vmax
+
+
 def _ticks(scale: Normalize, spacing: float = 0.11) -> list[float]:
     """Zero and 1, 2, 5 times powers of ten, whole powers first, none closer than `spacing` of the bar's length."""
-    exponents = range(int(np.floor(np.log10(scale.vmax))), int(np.floor(np.log10(scale.vmax))) - 8, -1)
+    low, high = _ends(scale)
+    highest = int(np.floor(np.log10(high)))
+    exponents = range(highest, highest - 8, -1)
     candidates = np.array([0.0] + [sign * f * 10.0**e for f in (1, 2, 5) for e in exponents for sign in (1, -1)])
-    candidates = candidates[(candidates >= scale.vmin) & (candidates <= scale.vmax)]
+    candidates = candidates[(candidates >= low) & (candidates <= high)]
     chosen: dict[float, float] = {}
     for tick, position in zip(candidates.tolist(), np.asarray(scale(candidates)).tolist(), strict=True):
         if all(abs(position - other) >= spacing for other in chosen.values()):
@@ -429,12 +446,12 @@ def _label(ax: Axes, x: str, y: str) -> None:
     ax.tick_params(labelsize=9.5)
 
 
-def _legend(ax: Axes, loc: str = "best", title: str | None = None) -> None:
+def _legend(ax: Axes, loc: Location = "best", title: str | None = None) -> None:
     ax.legend(loc=loc, title=title, fontsize=9, title_fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def _text(raw: str) -> str:
-    """Names come from users: a dollar is not mathematics, and what the font lacks becomes a question mark."""
+    """A name as a label: a dollar does not begin a formula, and what the font lacks becomes a question mark."""
     composed = unicodedata.normalize("NFKC", raw)
     known = "".join(c if c.isprintable() and ord(c) < 0x530 else "?" for c in composed)
     # A label that starts with an underscore would be left out of the legend.

@@ -1,12 +1,12 @@
-"""Reading a run folder: what a run was asked to do, how it went, and what came out.
+"""Reading a run folder for the report: its configuration, its records, and the results of its evaluation.
 
-Reads only; the layout is written in the docstrings below and is a public contract. Anything optional may be missing,
-because a report is most wanted while runs are still going; anything present must be readable.
+The layout of the result files is written in the docstrings below and is a public contract. A file may be missing,
+because reports are also made while runs are going on. A file that is there must be readable.
 """
 
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import yaml
 from numpy.typing import NDArray
 
 from jetmae.errors import DataError, JetmaeError
-from jetmae.run_folder import read_lines
+from jetmae.records.attempts import AttemptLine, read_attempts
+from jetmae.records.json_lines import read_lines
+from jetmae.records.json_object import Json
+from jetmae.records.metrics import NEEDED, MetricsLine, number_of, parse_metrics_line
 
 # The order of every table, legend and chapter: the result first, what it rests on last.
 KINDS = ("finetune", "scratch", "probe", "random probe", "pretrain")
@@ -50,7 +53,7 @@ class Reconstruction:
     mean_reconstruction: NDArray[np.float32]  # (C, H, W)
     loss_space: str  # what was done to the values before the loss
     sse_of_mean_image: NDArray[np.float64] | None = None  # (n, C) as `sse`, of the mean training jet
-    pictured_jets: int | None = None  # how many the mean images are of
+    pictured_jets: int | None = None  # number of jets that the mean images are made from
     label: NDArray[np.int8] | None = None  # (E,)
     classes: tuple[str, str] | None = None
 
@@ -64,34 +67,37 @@ class RecordedRun:
     kind: str  # one of KINDS
     config: dict[str, Any]
     config_text: str
-    metrics: tuple[dict[str, Any], ...]
-    attempts: tuple[dict[str, Any], ...]
+    metrics: tuple[MetricsLine, ...]
+    attempts: tuple[AttemptLine, ...]
     completed: bool
 
-    def series(self, split: str, key: str, against: str = "samples") -> tuple[NDArray, NDArray]:
-        """Where (`against`) and what (`key`) of all lines of a split that carry it, each (lines,) float64."""
-        rows = [row for row in self.metrics if row["split"] == split and row.get(key) is not None]
-        points = np.array([(row[against], row[key]) for row in rows], dtype=np.float64).reshape(-1, 2)
+    def series(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Jets seen and the metric of this name, of all lines of a split that have both; each (lines,) float64."""
+        rows = [(line.samples, number_of(line, name)) for line in self.metrics if line.split == split]
+        points = np.array([row for row in rows if None not in row], dtype=np.float64).reshape(-1, 2)
         return points[:, 0], points[:, 1]
 
-    def last(self, split: str) -> dict[str, Any]:
-        """The newest line of a split, empty if there is none."""
-        return next((row for row in reversed(self.metrics) if row["split"] == split), {})
+    def last(self, split: str) -> MetricsLine | None:
+        """The newest line of a split, if there is one."""
+        return next((line for line in reversed(self.metrics) if line.split == split), None)
 
     def predictions(self, split: str = "test") -> Predictions | None:
         """Scores of every jet of a split; None as long as the run has not been evaluated on it."""
         arrays = _read_arrays(self.folder / "evaluation" / f"predictions_{split}.npz", Predictions)
-        return arrays and Predictions(**{**arrays, "classes": _class_names(arrays["classes"])})
+        if arrays is None:
+            return None
+        values: dict[str, Any] = {**arrays, "classes": _class_names(arrays["classes"])}
+        return Predictions(**values)
 
     def reconstruction(self, split: str) -> Reconstruction | None:
         """Example pictures and sums for a split; None as long as the run has not been evaluated on it."""
         arrays = _read_arrays(self.folder / "evaluation" / f"reconstruction_{split}.npz", Reconstruction)
         if arrays is None:
             return None
-        text = {key: tuple(arrays[key].astype(str).tolist()) for key in ("channels", "units")}
-        classes = _class_names(arrays.get("classes", np.array([])))
-        single = {key: arrays[key].item() for key in ("loss_space", "pictured_jets") if key in arrays}
-        return Reconstruction(**{**arrays, **text, **single, "classes": classes})
+        values: dict[str, Any] = {**arrays, "classes": _class_names(arrays.get("classes", np.array([])))}
+        values |= {key: tuple(arrays[key].astype(str).tolist()) for key in ("channels", "units")}
+        values |= {key: arrays[key].item() for key in ("loss_space", "pictured_jets") if key in arrays}
+        return Reconstruction(**values)
 
 
 def read_runs(folders: Iterable[Path]) -> list[RecordedRun]:
@@ -115,8 +121,8 @@ def read_run(folder: Path) -> RecordedRun:
         kind=_kind(folder, config),
         config=config,
         config_text=config_text,
-        metrics=_latest_per_step(read_lines(folder / "metrics.jsonl"), folder),
-        attempts=tuple(read_lines(folder / "attempts.jsonl")),
+        metrics=_latest_per_step(folder / "metrics.jsonl"),
+        attempts=tuple(read_attempts(folder / "attempts.jsonl")),
         completed=(folder / "COMPLETED").exists(),
     )
 
@@ -137,35 +143,39 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _kind(folder: Path, config: dict[str, Any]) -> str:
     task = config.get("task")
-    kind = "random probe" if task == "probe" and config.get("init_from") == "random" else task
+    kind = "random probe" if task == "probe" and config.get("init_from") == "random" else str(task)
     if kind not in KINDS:
         expected = "pretrain, finetune, scratch or probe"
         raise JetmaeError(f"{folder / 'config.yaml'} has task {task!r}, expected {expected}; name another run folder")
     return kind
 
 
-def _latest_per_step(rows: Sequence[dict[str, Any]], folder: Path) -> tuple[dict[str, Any], ...]:
+def _latest_per_step(path: Path) -> tuple[MetricsLine, ...]:
     """After a resume a step may stand twice: the later line counts."""
-    try:
-        latest = {(row["split"], row["step"]): row for row in rows}
-    except KeyError as missing:
-        raise JetmaeError(
-            f"{folder / 'metrics.jsonl'} has a line without {missing}; was it written by jetmae?"
-        ) from None
-    return tuple(sorted(latest.values(), key=lambda row: row["step"]))
+    lines = [_metrics_line(content, path) for content in read_lines(path)]
+    latest = {(line.split, line.step): line for line in lines}
+    return tuple(sorted(latest.values(), key=lambda line: line.step))
 
 
-def _read_arrays(path: Path, expected: type) -> dict[str, NDArray] | None:
+def _metrics_line(content: Json, path: Path) -> MetricsLine:
+    line = parse_metrics_line(content)
+    if line is None:
+        missing = next(name for name in NEEDED if name not in content)
+        raise JetmaeError(f"{path} has a line without {missing!r}; was it written by jetmae?")
+    return line
+
+
+def _read_arrays(path: Path, expected: type[Predictions] | type[Reconstruction]) -> dict[str, NDArray[Any]] | None:
     """The arrays of an .npz that `expected` has fields for, others left out; None without a file."""
     if not path.is_file():
         return None
-    fields = expected.__dataclass_fields__
-    required = [name for name, field in fields.items() if field.default is not None]
+    names = [field.name for field in fields(expected)]
+    required = [field.name for field in fields(expected) if field.default is not None]
     again = f"to evaluate again, delete {path.parents[1]}/COMPLETED and give the run's launch command"
     try:
         # Opened here: numpy leaves the file of a damaged archive open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in fields if name in archive}
+            arrays = {name: archive[name] for name in names if name in archive}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}); {again}") from error
     missing = [name for name in required if name not in arrays]
@@ -174,7 +184,7 @@ def _read_arrays(path: Path, expected: type) -> dict[str, NDArray] | None:
     return arrays
 
 
-def _class_names(classes: NDArray) -> tuple[str, str]:
+def _class_names(classes: NDArray[Any]) -> tuple[str, str]:
     """The data's names of class 0 and 1, or numbers where it does not say."""
     names = tuple(classes.astype(str).tolist())
     return names if len(names) == 2 else ("class 0", "class 1")

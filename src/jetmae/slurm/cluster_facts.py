@@ -1,4 +1,4 @@
-"""What Slurm's commands print, as mappings and numbers. Pure functions, but for `ask_cluster`."""
+"""What Slurm's commands print of a cluster, as mappings and numbers. All functions but `ask_cluster` are pure."""
 
 import getpass
 import re
@@ -23,7 +23,7 @@ class ClusterFacts:
 
 
 def ask_cluster() -> ClusterFacts | None:
-    """Everything the checks want to know, or None if the controller does not answer."""
+    """All that the checks of a cluster need; None if the controller does not answer."""
     config, partitions, nodes = (
         ask("scontrol", "--oneliner", "--all", "show", what) for what in ("config", "partition", "node")
     )

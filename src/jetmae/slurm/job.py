@@ -1,6 +1,6 @@
-"""What Slurm says of the job this process belongs to. Standard library only.
+"""What Slurm knows of the job this process belongs to. Standard library only.
 
-Every question has a time limit, and no answer is an answer: a controller that is busy must not hold up a checkpoint.
+Every question has a time limit, and callers go on without an answer: a busy controller must not delay a checkpoint.
 """
 
 import os
@@ -9,7 +9,7 @@ import subprocess
 from datetime import datetime
 
 QUESTION_TIMEOUT_S = 10.0
-EARLY_S = 90.0  # Slurm's warning before the time limit comes up to 60 s earlier than it was asked for
+EARLY_S = 90.0  # Slurm's warning comes up to 60 s earlier than it was asked for
 SENTINELS = {"None", "N/A", "Unknown", "(null)"}
 
 
@@ -37,7 +37,7 @@ def is_taken_away(facts: dict[str, str], *, restarts: int) -> bool:
 
 
 def cause_of_earlier_start(job: str, restarts: int) -> str:
-    """How a start of this job ended that left no word itself, from Slurm's accounting; `crashed` if that is silent."""
+    """How a start of this job ended, by Slurm's accounting; `crashed` if that does not know."""
     text = ask("sacct", "-X", "--duplicates", "--noheader", "--parsable2", "--format=State", "--jobs", job) or ""
     states = text.split("\n")
     state = states[restarts].partition(" ")[0] if restarts < len(states) else ""
@@ -63,8 +63,10 @@ def ask(*command: str) -> str | None:
 
 
 def cause_of_stop(facts: dict[str, str], *, restarts: int, now: datetime | None = None) -> str:
-    """Why a job was asked to stop: `cancelled`, `time_limit`, or else `preempted`, which is also what it is called when
-    an administrator requeues a job. `restarts` is the count this start began with: Slurm raises it when it requeues.
+    """Why a job was asked to stop: `cancelled`, `time_limit`, or else `preempted`.
+
+    A job that an administrator requeues counts as preempted. `restarts` is the restart count that this start began
+    with: Slurm raises it when it requeues.
     """
     if is_taken_away(facts, restarts=restarts):
         return "preempted"

@@ -1,6 +1,6 @@
-"""What Slurm says of jobs that wait, run, or have run. Standard library only.
+"""What Slurm knows of jobs that wait, run, or have run. Standard library only.
 
-None always means: no answer, whatever the reason. It never means that there is no such job.
+None means that Slurm did not answer, whatever the reason. It never means that there is no such job.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT",
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A line of squeue. `reason` is Slurm's word for what a waiting job waits for."""
+    """A line of squeue. `reason` is what a waiting job waits for, as Slurm calls it."""
 
     state: str
     reason: str

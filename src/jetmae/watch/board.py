@@ -1,4 +1,4 @@
-"""TensorBoard beside the runs, reachable from its own machine only, and the ssh line that leads there."""
+"""TensorBoard on the machine of the runs: it can only be reached from there, and an ssh line leads there."""
 
 import getpass
 import os
@@ -18,11 +18,12 @@ def free_port() -> int:
     """A port of this machine that nobody listens on at this moment."""
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def ssh_line(port: int, environment: Mapping[str, str] = os.environ) -> str:
-    """What to type at one's desk. A compute node is reached through the machine its job was submitted on."""
+    """The command to type on one's own computer. A compute node is reached through the host that submitted its job."""
     user, host = getpass.getuser(), socket.gethostname()
     login = environment.get("SLURM_SUBMIT_HOST") if environment.get("SLURM_JOB_ID") else None
     through = ["-J", f"{user}@{login}"] if login and login != host else []
@@ -47,7 +48,7 @@ def command(what: list[str], port: int) -> list[str]:
 
 
 def serve(what: list[str], port: int | None) -> NoReturn:
-    """Become TensorBoard; Ctrl-C ends it. `what` is its option that names folders."""
+    """Replace this process by TensorBoard; Ctrl-C ends it. `what` is its option that names folders."""
     port = port or free_port()
     words = command(what, port)
     print(f"at your desk:  {ssh_line(port)}")

@@ -1,8 +1,8 @@
-"""What the time of one attempt went into, from its signs of life.
+"""What the time of one attempt went into, from its records.
 
 Steps are seen where something was written of them: at the lines of metrics.jsonl, which come every log.every_steps
-steps, and where a save begins. What was done after the last sign is booked as lost; so it is not replayed, but done for
-the first time, when the next attempt comes to it.
+steps, and where a save begins. What was done after the last record is booked as lost. When the next attempt comes to
+those steps, they count as done for the first time, and not as replayed.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class TimeSpan:
 
 @dataclass(frozen=True)
 class StepRange:
-    """Steps: where an attempt began, how far it came, what it left behind, and how far any attempt before it came."""
+    """The steps of one attempt."""
 
-    resumed: int
-    reached: int
-    committed: int
-    done_before: int
+    resumed: int  # the step it began from
+    reached: int  # the last step that was done
+    committed: int  # the step of the newest checkpoint at its end
+    done_before: int  # the last step that any attempt before it had done
     ended_in_a_commit: bool
 
 
-def breakdown(trace: Trace, span: TimeSpan, course: StepRange, step_s: float | None) -> Parts:
+def breakdown(trace: Trace, span: TimeSpan, steps: StepRange, step_s: float | None) -> Parts:
     """The parts of a span.
 
     The first step is taken to have begun `step_s`, the time of a typical one, before it was done: what it took longer
@@ -41,32 +41,32 @@ def breakdown(trace: Trace, span: TimeSpan, course: StepRange, step_s: float | N
     watch.until(span.queued_until_s, "queued_s")
     watch.until(trace.started_at_s, "starting_s")
     for line in trace.restores:
-        watch.until(line["time_s"] - line["duration_s"], "starting_s")
-        watch.until(line["time_s"], "restoring_s")
-    marks = _marks(trace, span, course)
-    if marks and marks[0].step > course.resumed and step_s is not None:
-        watch.until(marks[0].done_at_s - step_s * (marks[0].step - course.resumed), "starting_s")
-    for before, mark in zip([course.resumed, *(mark.step for mark in marks)], marks, strict=False):
-        _book_steps(watch, before, mark, course.done_before)
+        watch.until(line.time_s - line.duration_s, "starting_s")
+        watch.until(line.time_s, "restoring_s")
+    marks = _marks(trace, span, steps)
+    if marks and marks[0].step > steps.resumed and step_s is not None:
+        watch.until(marks[0].done_at_s - step_s * (marks[0].step - steps.resumed), "starting_s")
+    for before, mark in zip([steps.resumed, *(mark.step for mark in marks)], marks, strict=False):
+        _book_steps(watch, before, mark, steps.done_before)
         watch.until(mark.held_until_s, "saving_s")
-    watch.until(span.end_s, _rest(trace, marks, course.done_before))
+    watch.until(span.end_s, _rest(trace, marks, steps.done_before))
     return watch.parts()
 
 
-def _marks(trace: Trace, span: TimeSpan, course: StepRange) -> list[Mark]:
-    """The signs of life of an attempt; a good end is one more."""
-    end = [Mark(course.reached, span.end_s, span.end_s)] if course.ended_in_a_commit else []
+def _marks(trace: Trace, span: TimeSpan, steps: StepRange) -> list[Mark]:
+    """The marks of an attempt; a good end is one more."""
+    end = [Mark(steps.reached, span.end_s, span.end_s)] if steps.ended_in_a_commit else []
     return [*trace.marks(), *end]
 
 
 def _book_steps(watch: Stopwatch, first: int, mark: Mark, done_before: int) -> None:
-    """The time since the sign before it, for the steps from `first` to the mark's; they are taken as equally long."""
-    steps = mark.step - first
-    if steps <= 0:  # a validation, or the closing of the run
+    """Book the time since the mark before, in which the steps from `first` on were done; all take equally long."""
+    num_steps = mark.step - first
+    if num_steps <= 0:  # a validation, or the closing of the run
         watch.until(mark.done_at_s, _kind(first, done_before))
         return
-    again = min(max(0, done_before - first), steps)
-    watch.until(watch.now_s + max(0.0, mark.done_at_s - watch.now_s) * again / steps, "replayed_s")
+    again = min(max(0, done_before - first), num_steps)
+    watch.until(watch.now_s + max(0.0, mark.done_at_s - watch.now_s) * again / num_steps, "replayed_s")
     watch.until(mark.done_at_s, "productive_s")
 
 
@@ -76,7 +76,7 @@ def _kind(step: int, done_before: int) -> str:
 
 
 def _rest(trace: Trace, marks: list[Mark], done_before: int) -> str:
-    """What the time after the last sign of life is. Nothing is lost as long as the attempt runs."""
+    """What the time after the last mark is. Nothing is lost as long as the attempt runs."""
     if not trace.runs:
         return "lost_s"
     return _kind(marks[-1].step, done_before) if marks else "starting_s"

@@ -4,8 +4,8 @@ The model: a job starts, restores, and trains; a save holds training for `save_s
 committed, `save_s` after it began. Failures come at random with a constant rate. One costs the work since the last
 committed save began, the time until it is noticed, and the queue.
 
-Of this model there is a simulation, from failure to failure, and a closed form. They check each other; what is told to
-people is simulated.
+There is a simulation of this model, from failure to failure, and a closed form. Tests compare them; what people see is
+simulated.
 """
 
 import math
@@ -36,7 +36,7 @@ class Costs:
 
 
 def lifetimes_s(mtbf_s: float, seed: int) -> Iterator[float]:
-    """Times between failures, exponentially distributed: a function of the seed and of which failure it is."""
+    """Times between failures, exponentially distributed. The n-th is a function of the seed and n alone."""
     for block in count():
         yield from generator(seed, Purpose.FAILURES, block).exponential(mtbf_s, LIFETIMES_PER_DRAW).tolist()
 

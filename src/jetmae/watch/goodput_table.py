@@ -26,7 +26,7 @@ class Outlook:
 
 
 def outlook(costs: Costs, num_gpus: int, *, step_s: float, interval_s: float, mtbf_gpu_s: float) -> Outlook:
-    """Simulated; one GPU that fails ends the whole job, so that the time between failures is shared by all."""
+    """Simulate. One GPU that fails ends the whole job: with n GPUs the time between failures is n times shorter."""
     mtbf_s = mtbf_gpu_s / num_gpus
     steps = max(1, round(best_interval_s(costs, mtbf_s) / step_s))
     best, present = (

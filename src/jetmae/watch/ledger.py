@@ -5,7 +5,7 @@ add up to the wall time: from the first submission to the end of the last attemp
 
 Where the records are silent:
 
-- An attempt that nobody saw ending ended when Slurm's accounting says; without that, at its last sign of life.
+- An attempt that nobody saw ending ended when Slurm's accounting says; without that, at its last record.
 - Between the end of an attempt and the next start of a job the run is queued, also when it was in no queue but waited
   for a person, who came at the time of launch.json: nothing ran.
 - What then lies before an attempt's first record is starting. Of a job that Slurm says nothing of, all of it counts as
@@ -15,6 +15,9 @@ Where the records are silent:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from jetmae.records.attempts import AttemptLine
+from jetmae.records.metrics import TrainLine
+from jetmae.records.timeline import TimelineLine
 from jetmae.slurm.queue import JobStart
 from jetmae.watch.breakdown import StepRange, TimeSpan, breakdown
 from jetmae.watch.parts import Parts
@@ -28,7 +31,7 @@ class Attempt:
     """One start of a run. `parts` go from the end of the attempt before, or the first submission, to its own end."""
 
     trace: Trace
-    course: StepRange
+    steps: StepRange
     num_gpus: int  # as Slurm gave them; 0 where it does not say
     ended_at_s: float
     parts: Parts
@@ -43,17 +46,17 @@ class Attempt:
 
     @property
     def wasted_rank_hours(self) -> float:
-        """What no commit came of, and the steps that were done again because of an earlier failure."""
+        """Time after the last commit of a failed attempt, and steps that were done again after a failure."""
         return self.trace.num_ranks * (self.parts.lost_s + self.parts.replayed_s) / 3600
 
     @property
     def failed(self) -> bool:
-        return not self.trace.runs and not self.course.ended_in_a_commit
+        return not self.trace.runs and not self.steps.ended_in_a_commit
 
     @property
     def lost_steps(self) -> int:
         """Steps that have to be done again."""
-        return 0 if self.trace.runs else max(0, self.course.reached - self.course.committed)
+        return 0 if self.trace.runs else max(0, self.steps.reached - self.steps.committed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +77,9 @@ class Ledger:
 
 
 def make_ledger(
-    events: Iterable[dict],
-    train_lines: Iterable[dict],
-    timeline: Iterable[dict] = (),
+    attempt_lines: Iterable[AttemptLine],
+    train_lines: Iterable[TrainLine],
+    timeline: Iterable[TimelineLine] = (),
     *,
     launches_s: Sequence[float] = (),
     now_s: float | None = None,
@@ -89,16 +92,16 @@ def make_ledger(
     `newest_commit` is the newest checkpoint in the run folder.
     """
     train_lines = list(train_lines)
-    traces = traces_of(events, train_lines, timeline)
+    traces = traces_of(attempt_lines, train_lines, timeline)
     if not traces:
         return Ledger(attempts=())
     if now_s is not None:
         traces[-1].runs = traces[-1].end is None
     jobs = [_job_start(trace, job_starts or {}) for trace in traces]
     spans = _spans(traces, jobs, launches_s, now_s)
-    courses = _courses(traces, newest_commit)
+    steps = _step_ranges(traces, newest_commit)
     step_s = typical_step_s(train_lines)
-    rows = zip(traces, jobs, spans, courses, strict=True)
+    rows = zip(traces, jobs, spans, steps, strict=True)
     return Ledger(attempts=tuple(_attempt(*row, step_s) for row in rows))
 
 
@@ -112,21 +115,23 @@ def _job_start(trace: Trace, job_starts: Mapping[str, list[JobStart]]) -> JobSta
 def _spans(
     traces: list[Trace], jobs: list[JobStart | None], launches_s: Sequence[float], now_s: float | None
 ) -> list[TimeSpan]:
-    """Each attempt ends before the next one begins, whatever the clocks of their nodes say."""
+    """The time of each attempt. Each ends before the next one begins, even if the clocks of their nodes disagree."""
     next_s = [*(trace.started_at_s for trace in traces[1:]), float("inf")]
-    ends_s = [min(_end_s(*row, now_s), limit_s) for *row, limit_s in zip(traces, jobs, next_s, strict=True)]
-    begins_s = [_first_submission_s(traces[0], jobs[0], launches_s), *ends_s[:-1]]
-    queued_s = [_queued_until_s(*row, launches_s) for row in zip(traces, jobs, begins_s, strict=True)]
-    return [TimeSpan(*row) for row in zip(begins_s, queued_s, ends_s, strict=True)]
+    attempts = list(zip(traces, jobs, strict=True))
+    ends_s = [min(_end_s(*attempt, now_s), limit_s) for attempt, limit_s in zip(attempts, next_s, strict=True)]
+    begins_s = [_first_submission_s(*attempts[0], launches_s), *ends_s[:-1]]
+    begun = zip(attempts, begins_s, strict=True)
+    queued_until_s = [_queued_until_s(*attempt, begin_s, launches_s) for attempt, begin_s in begun]
+    return [TimeSpan(*row) for row in zip(begins_s, queued_until_s, ends_s, strict=True)]
 
 
 def _end_s(trace: Trace, job: JobStart | None, now_s: float | None) -> float:
     if trace.runs and now_s is not None:
         return max(trace.started_at_s, now_s)
-    if trace.end is not None and not trace.was_silent:
-        return max(trace.started_at_s, trace.end["time_s"])
+    if trace.ended_at_s is not None and not trace.was_silent:
+        return max(trace.started_at_s, trace.ended_at_s)
     accounted_s = job.ended_at_s if job and job.ended_at_s else 0.0
-    return max(accounted_s, trace.last_sign_of_life_s())
+    return max(accounted_s, trace.last_record_s())
 
 
 def _first_submission_s(trace: Trace, job: JobStart | None, launches_s: Sequence[float]) -> float:
@@ -142,24 +147,24 @@ def _queued_until_s(trace: Trace, job: JobStart | None, begin_s: float, launches
     return max([begin_s, *(launch_s for launch_s in launches_s if launch_s <= trace.started_at_s)])
 
 
-def _courses(traces: list[Trace], newest_commit: int) -> list[StepRange]:
-    """What the steps of each attempt were; a killed one's last commit is told by the next one's start."""
+def _step_ranges(traces: list[Trace], newest_commit: int) -> list[StepRange]:
+    """The steps of each attempt. What a killed one had committed is told by the start of the next one."""
     committed: list[int] = []
     after = newest_commit
     for trace in reversed(traces):
         committed.insert(0, after if trace.committed_step is None else trace.committed_step)
         after = committed[0] if trace.resumed_step is None else trace.resumed_step
-    courses: list[StepRange] = []
+    ranges: list[StepRange] = []
     for trace, own, before in zip(traces, committed, [0, *committed], strict=False):
         resumed = before if trace.resumed_step is None else trace.resumed_step
         reached = max([resumed, own, *(mark.step for mark in trace.marks())])
         good = trace.cause == "completed" or (trace.left_by_itself and own >= reached > resumed)
-        done_before = max((course.reached for course in courses), default=0)
-        courses.append(StepRange(resumed, reached, own, done_before, good))
-    return courses
+        done_before = max((steps.reached for steps in ranges), default=0)
+        ranges.append(StepRange(resumed, reached, own, done_before, good))
+    return ranges
 
 
-def _attempt(trace: Trace, job: JobStart | None, span: TimeSpan, course: StepRange, step_s: float | None) -> Attempt:
-    parts = breakdown(trace, span, course, step_s)
+def _attempt(trace: Trace, job: JobStart | None, span: TimeSpan, steps: StepRange, step_s: float | None) -> Attempt:
+    parts = breakdown(trace, span, steps, step_s)
     num_gpus = job.num_gpus if job else 0
-    return Attempt(trace=trace, course=course, num_gpus=num_gpus, ended_at_s=span.end_s, parts=parts)
+    return Attempt(trace=trace, steps=steps, num_gpus=num_gpus, ended_at_s=span.end_s, parts=parts)

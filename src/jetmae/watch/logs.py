@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from jetmae.records.attempts import parse_attempts
+from jetmae.records.json_lines import readable_lines
+from jetmae.records.launch import readable_launch
 from jetmae.run_folder import RunFolder
-from jetmae.watch.records import read_object, readable_lines
 
 POLL_S = 0.5
-STATE_POLL_S = 10.0  # a controller has better things to do than to answer us
+STATE_POLL_S = 10.0  # to spare Slurm's controller
 
 
 def log_files(run: RunFolder, rank: int | None) -> list[Path]:
@@ -17,7 +19,7 @@ def log_files(run: RunFolder, rank: int | None) -> list[Path]:
     if rank is None:
         files = [run.logs / "run.log"]
     else:
-        # The output of an array lies beside its runs.
+        # The jobs of an array have their output in a folder beside the runs.
         folders = (run.logs, run.root.parent / "logs")
         files = [folder / f"{job}_{rank}_log.out" for job in jobs_of(run) for folder in folders]
         files.append(run.logs / f"rank-{rank}.log")
@@ -25,9 +27,10 @@ def log_files(run: RunFolder, rank: int | None) -> list[Path]:
 
 
 def jobs_of(run: RunFolder) -> list[str]:
-    """Every Slurm job that has trained this run or is about to."""
-    records = [*readable_lines(run.attempts), read_object(run.launch)]
-    return list(dict.fromkeys(str(record["job_id"]) for record in records if record.get("job_id")))
+    """The ids of all Slurm jobs that have trained this run or will do so next."""
+    lines = parse_attempts(readable_lines(run.attempts))
+    job_ids = [*(line.job_id for line in lines), readable_launch(run.launch).job_id]
+    return list(dict.fromkeys(job_id for job_id in job_ids if job_id))
 
 
 class Reader:
@@ -38,7 +41,7 @@ class Reader:
         self._read_bytes: dict[Path, int] = {}
 
     def copy(self) -> bool:
-        """True if there was something."""
+        """Copy what is new. True if there was something."""
         sizes_bytes = [self._copy(path) for path in self._files()]
         return sum(sizes_bytes) > 0
 
@@ -46,7 +49,7 @@ class Reader:
         with path.open("rb") as file:
             file.seek(self._read_bytes.get(path, 0))
             content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]  # the rest of a line comes with the next look
+        whole = content[: content.rfind(b"\n") + 1]  # the rest is copied when its line is complete
         self._read_bytes[path] = self._read_bytes.get(path, 0) + len(whole)
         sys.stdout.write(whole.decode(errors="replace"))
         sys.stdout.flush()
@@ -54,7 +57,7 @@ class Reader:
 
 
 def follow(reader: Reader, has_ended: Callable[[], bool]) -> None:
-    """Copy until the run has ended, through all times of waiting."""
+    """Copy until the run has ended; go on while it waits in the queue."""
     asked_at_s = -STATE_POLL_S
     while True:
         ended = False

@@ -1,4 +1,4 @@
-"""What a simulation of a run's goodput needs to know: measured on a run, or given by a person."""
+"""The times that a simulation of a run's goodput needs: measured on a run, or given by a person."""
 
 import statistics
 from collections.abc import Iterable, Mapping
@@ -18,18 +18,20 @@ class MeasuredTime:
 
 
 def measured_times(ledger: Ledger, *, checkpoint_steps: int) -> dict[str, MeasuredTime]:
-    """Medians of what a run has shown so far, by the names of the options of `runs.py goodput`."""
+    """Medians over what a run has done so far. Their names are those of the options of `runs.py goodput`."""
     attempts = ledger.attempts
     lines = [line for attempt in attempts for line in attempt.trace.lines]
     restores = [line for attempt in attempts for line in attempt.trace.restores]
-    saves = [line for attempt in attempts for line in attempt.trace.saves if line["outcome"] == "committed"]
-    trained = [attempt for attempt in attempts if attempt.course.reached > attempt.course.resumed]
-    failures = [attempt for attempt in attempts if attempt.failed and attempt.parts.lost_s]  # none: its end is unknown
+    saves = [line for attempt in attempts for line in attempt.trace.saves if line.outcome == "committed"]
+    trained = [attempt for attempt in attempts if attempt.steps.reached > attempt.steps.resumed]
+    failures = [
+        attempt for attempt in attempts if attempt.failed and attempt.parts.lost_s
+    ]  # no lost time: when it ended is not known
     times = {
         "step_s": _median(step_times_s(lines), "logged steps"),
-        "save_stall_s": _median((line["stall_s"] for line in saves), "saves"),
-        "save_s": _median((line["write_s"] for line in saves), "saves"),
-        "restore_s": _median((line["duration_s"] for line in restores), "restores"),
+        "save_stall_s": _median((line.stall_s for line in saves), "saves"),
+        "save_s": _median((line.write_s for line in saves), "saves"),
+        "restore_s": _median((line.duration_s for line in restores), "restores"),
         "start_s": _median((attempt.parts.starting_s for attempt in trained), "starts"),
         "requeue_s": _median((attempt.parts.queued_s for attempt in attempts[1:]), "restarts"),
         "lost_s": _median((attempt.parts.lost_s for attempt in failures), "failures"),
@@ -45,7 +47,7 @@ def _median(values_s: Iterable[float], of: str) -> MeasuredTime | None:
 
 
 def chosen_times(given_s: Mapping[str, float | None], measured: Mapping[str, MeasuredTime]) -> dict[str, MeasuredTime]:
-    """What a person gave, and the measured for the rest, in the order of `given_s`.
+    """The times that a person gave, and the measured ones for the rest, in the order of `given_s`.
 
     Raises:
         JetmaeError: something is neither given nor measured.

@@ -14,8 +14,8 @@ class Parts:
     starting    from the start of a job to the first step, without restoring: imports, rendezvous, data, and what the
                 first steps take longer than later ones
     queued      nothing runs: the run is in Slurm's queue, or waits for somebody to start it again
-    lost        from the last sign of life to the end of an attempt that did not end in a commit: a half-done step, a
-                hang, the time until it is noticed
+    lost        from the last record to the end of an attempt that did not end in a commit: a half-done step, a hang,
+                the time until it is noticed
     """
 
     productive_s: float = 0.0
@@ -31,7 +31,8 @@ class Parts:
 
     @property
     def wall_s(self) -> float:
-        return sum(astuple(self))
+        seconds: tuple[float, ...] = astuple(self)
+        return sum(seconds)
 
     @property
     def goodput(self) -> float:
@@ -45,7 +46,7 @@ class Parts:
         return self.productive_s / ran_s if ran_s > 0 else 0.0
 
     def shown(self) -> list[tuple[str, float, float]]:
-        """(part, seconds, share of the wall time) of each part, as people are told."""
+        """(part, seconds, share of the wall time) of each part, for people to read."""
         whole_s = self.wall_s or 1.0
         seconds = zip(NAMES, astuple(self), strict=True)
         return [(name.removesuffix("_s"), part_s, part_s / whole_s) for name, part_s in seconds]
@@ -55,14 +56,14 @@ NAMES = tuple(field.name for field in fields(Parts))
 
 
 class Stopwatch:
-    """Goes once through the time from `begin_s` to `end_s` and books each second on one part."""
+    """Goes once from `begin_s` to `end_s` and gives each second to one part."""
 
     def __init__(self, begin_s: float, end_s: float):
         self.now_s, self.end_s = begin_s, end_s
         self._seconds = dict.fromkeys(NAMES, 0.0)
 
     def until(self, time_s: float, part: str) -> None:
-        """Book what lies between now and `time_s`; what has passed already, or lies behind the end, adds nothing."""
+        """Give the time from now until `time_s` to a part. A time that has passed adds nothing; the end is a limit."""
         time_s = min(time_s, self.end_s)
         if time_s > self.now_s:
             self._seconds[part] += time_s - self.now_s

@@ -5,13 +5,16 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
+from jetmae.records.attempts import AttemptLine, EndLine, StartLine, parse_attempts
+from jetmae.records.json_lines import readable_lines
+from jetmae.records.launch import LaunchRecord, readable_launch
+from jetmae.records.metrics import TrainLine, parse_train_lines
+from jetmae.records.timeline import parse_timeline
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import is_trained_here
 from jetmae.slurm.queue import QueuedJob, queue_of, starts_of
 from jetmae.watch.ledger import Ledger, make_ledger
-from jetmae.watch.records import read_object, readable_lines
 
 TAIL_BYTES = 64 * 1024
 RECENT_LINES = 50  # of one attempt, for the present speed
@@ -22,7 +25,7 @@ Queue = dict[str, QueuedJob] | None  # None: Slurm does not answer
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """`state` is for people: what it is, and where it matters why."""
+    """`state` is for people: what the run is doing, and in some states why."""
 
     run: RunFolder
     state: str
@@ -43,34 +46,32 @@ class RunStatus:
 
 
 def queue_for(runs: Iterable[RunFolder]) -> Queue:
-    """Slurm's queue as far as it concerns these runs; empty, without asking, if all of them are local."""
-    owners = {run.root.stat().st_uid for run in runs if job_of(run, readable_lines(run.attempts))}
+    """All queued jobs of the owners of these runs. If all runs are local, Slurm is not asked and the queue is empty."""
+    owners = {run.root.stat().st_uid for run in runs if job_of(_attempt_lines(run), readable_launch(run.launch))}
     return queue_of(owners) if owners else {}
 
 
 def status_of(run: RunFolder, queue: Queue, *, total_steps: int | None = None) -> RunStatus:
-    """`total_steps` is what the plan says now; what was recorded when the run was started comes first."""
-    events = readable_lines(run.attempts)
-    lines = _train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
-    job = job_of(run, events)
-    starts = [line for line in events if line.get("event") == "start"]
-    last_start = starts[-1] if starts else {}
-    state = state_of(run, events, job, queue)
-    step = _step(run, lines)
-    total_steps = last_start.get("total_steps") or read_object(run.launch).get("total_steps") or total_steps
-    recent = [line for line in lines if line.get("attempt") == lines[-1].get("attempt")][-RECENT_LINES:]
-    runs_now = state == "running" and bool(recent) and recent[-1]["time_s"] >= last_start.get("time_s", 0)
+    """What a run is doing. `total_steps` is the length by today's plan, used if launch.json does not tell it."""
+    lines, launch = _attempt_lines(run), readable_launch(run.launch)
+    steps = parse_train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
+    job = job_of(lines, launch)
+    starts = [line for line in lines if isinstance(line, StartLine)]
+    state = state_of(run, lines, job, queue)
+    total_steps = launch.total_steps or total_steps
+    recent = [line for line in steps if line.attempt == steps[-1].attempt][-RECENT_LINES:]
+    runs_now = state == "running" and bool(recent) and bool(starts) and recent[-1].time_s >= (starts[-1].time_s or 0)
     return RunStatus(
         run=run,
         state=state,
         job_id=job,
         queued_job=(queue or {}).get(job or ""),
-        hosts=tuple(dict.fromkeys(last_start.get("hosts") or ())),
+        hosts=tuple(dict.fromkeys(starts[-1].hosts or ())) if starts else (),
         starts=len(starts),
-        step=step,
+        step=_step(run, steps),
         total_steps=total_steps,
-        loss=lines[-1].get("loss") if lines else None,
-        jets_per_s=statistics.median(line.get("jets_per_s", 0.0) for line in recent) if recent else None,
+        loss=steps[-1].loss if steps else None,
+        jets_per_s=statistics.median(line.jets_per_s or 0.0 for line in recent) if recent else None,
         eta_s=_eta_s(recent, total_steps) if runs_now else None,
     )
 
@@ -78,113 +79,94 @@ def status_of(run: RunFolder, queue: Queue, *, total_steps: int | None = None) -
 def ledger_of(status: RunStatus) -> Ledger | None:
     """The times of a run that has started at least once."""
     run = status.run
-    events = readable_lines(run.attempts)
-    jobs = {str(line["job_id"]) for line in events if line.get("job_id")}
+    lines = _attempt_lines(run)
+    jobs = {line.job_id for line in lines if line.job_id}
     ledger = make_ledger(
-        events,
-        train_lines_of(run),
-        readable_lines(run.timeline),
-        launches_s=_launches_s(run),
+        lines,
+        parse_train_lines(readable_lines(run.metrics)),
+        parse_timeline(readable_lines(run.timeline)),
+        launches_s=_launches_s(readable_launch(run.launch)),
         now_s=time.time() if status.state == "running" else None,
-        newest_commit=_newest_commit(run),
+        newest_commit=run.last_commit(),
         job_starts={job: starts for job in jobs if (starts := starts_of(job)) is not None},
     )
     return ledger if ledger.attempts else None
 
 
-def train_lines_of(run: RunFolder) -> list[dict]:
-    """Every line about a step of training, steps that were done twice in both versions."""
-    return _train_lines(readable_lines(run.metrics))
-
-
-def job_of(run: RunFolder, events: list[dict]) -> str | None:
+def job_of(lines: list[AttemptLine], launch: LaunchRecord) -> str | None:
     """The Slurm job that has this run or had it last; None for a run of local processes, or one that never started."""
-    last = events[-1] if events else {}
-    launch = read_object(run.launch)
-    launched_after_last = (_launched_at_s(run) or 0.0) >= last.get("time_s", 0.0)
-    chosen = launch if launched_after_last and ("job_id" in launch or not last) else last
-    return str(chosen["job_id"]) if chosen.get("job_id") else None
+    if not lines:
+        return launch.job_id
+    launched_after_last = (launch.started_at_s or 0.0) >= (lines[-1].time_s or 0.0)
+    return launch.job_id if launch.job_id and launched_after_last else lines[-1].job_id or None
 
 
-def state_of(run: RunFolder, events: list[dict], job: str | None, queue: Queue) -> str:
-    """What a run does, in a word or two.
+def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue) -> str:
+    """What a run is doing: one of
 
     complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, `stopped (CAUSE)`, unknown, not started
     """
     if run.completed.exists():
         return "complete"
-    last = events[-1] if events else {}
+    last = lines[-1] if lines else None
     if job is None:
         return _state_of_local_run(run, last)
     if queue is None:
         return "unknown"
-    of_this_job = str(last.get("job_id")) == job
+    of_this_job = last if last and last.job_id == job else None
     if job in queue:
-        return _state_of_queued_run(queue[job], last if of_this_job else {})
-    return _ended(last) if of_this_job else "crashed (before its first record)"
+        return _state_of_queued_run(queue[job], of_this_job)
+    return _ended(of_this_job) if of_this_job else "crashed (before its first record)"
 
 
-def _state_of_queued_run(queued: QueuedJob, last: dict) -> str:
+def _state_of_queued_run(queued: QueuedJob, last: AttemptLine | None) -> str:
     if queued.waits:
-        return f"{_words(last['cause'])}, waiting" if last.get("cause") else "queued"
+        return f"{_readable(last.cause)}, waiting" if isinstance(last, EndLine) and last.cause else "queued"
     if queued.state == "COMPLETING":
         return "ending"
-    return "running" if last.get("event") == "start" else "starting"
+    return "running" if isinstance(last, StartLine) else "starting"
 
 
-def _state_of_local_run(run: RunFolder, last: dict) -> str:
-    if not last:
-        return "running" if is_trained_here(run.root) else "not started"
-    if last.get("event") == "end":
-        return "running" if is_trained_here(run.root) else _ended(last)
-    if socket.gethostname() not in (last.get("hosts") or ()):
-        return "unknown"
-    return "running" if is_trained_here(run.root) else _ended(last)
+def _state_of_local_run(run: RunFolder, last: AttemptLine | None) -> str:
+    if isinstance(last, StartLine) and socket.gethostname() not in (last.hosts or ()):
+        return "unknown"  # its process is on another machine
+    if is_trained_here(run.root):
+        return "running"
+    return _ended(last) if last else "not started"
 
 
-def _ended(last: dict) -> str:
-    if last.get("event") == "start":
+def _ended(last: AttemptLine) -> str:
+    if isinstance(last, StartLine):
         return "crashed (lost)"
-    cause = str(last.get("cause") or "crashed")
-    return "crashed" if cause == "crashed" else f"stopped ({_words(cause)})"
+    cause = last.cause or "crashed"
+    return "crashed" if cause == "crashed" else f"stopped ({_readable(cause)})"
 
 
-def _words(cause: str) -> str:
+def _readable(cause: str) -> str:
     return cause.replace("_", " ")
 
 
-def _train_lines(lines: list[dict]) -> list[dict]:
-    return [line for line in lines if line.get("split") == "train" and "step" in line and "time_s" in line]
+def _attempt_lines(run: RunFolder) -> list[AttemptLine]:
+    return parse_attempts(readable_lines(run.attempts))
 
 
-def _step(run: RunFolder, lines: list[dict]) -> int:
+def _step(run: RunFolder, lines: list[TrainLine]) -> int:
     finished = run.completed.read_text().strip() if run.completed.exists() else ""
     if finished.isdigit():
         return int(finished)
-    return lines[-1]["step"] if lines else 0
+    return lines[-1].step if lines else 0
 
 
-def _eta_s(recent: list[dict], total_steps: int | None) -> float | None:
-    """From the recent pace, validations and saves included."""
-    steps = recent[-1]["step"] - recent[0]["step"]
+def _eta_s(recent: list[TrainLine], total_steps: int | None) -> float | None:
+    """Time until the last step at the recent pace, with its validations and saves."""
+    steps = recent[-1].step - recent[0].step
     if total_steps is None or steps < 1:
         return None
-    pace_s = (recent[-1]["time_s"] - recent[0]["time_s"]) / steps
-    return max(0, total_steps - recent[-1]["step"]) * pace_s
+    pace_s = (recent[-1].time_s - recent[0].time_s) / steps
+    return max(0, total_steps - recent[-1].step) * pace_s
 
 
-def _launches_s(run: RunFolder) -> list[float]:
-    """Whenever somebody started or submitted the run, as far as launch.json knows."""
-    last_s = _launched_at_s(run)
-    return read_object(run.launch).get("launches_s") or ([] if last_s is None else [last_s])
-
-
-def _launched_at_s(run: RunFolder) -> float | None:
-    try:
-        return datetime.strptime(read_object(run.launch).get("started_at", ""), "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except ValueError:
-        return None
-
-
-def _newest_commit(run: RunFolder) -> int:
-    return max((int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-????????")), default=0)
+def _launches_s(launch: LaunchRecord) -> list[float]:
+    """All times at which somebody started or submitted the run. Older versions recorded only the last one."""
+    last_s = launch.started_at_s
+    return launch.launches_s or ([] if last_s is None else [last_s])

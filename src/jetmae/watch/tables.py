@@ -36,7 +36,7 @@ def print_list(rows: list[tuple[str, str, RunStatus]]) -> None:
 
 
 def print_status(name: str, task: str, status: RunStatus, ledger: Ledger | None) -> None:
-    """All there is to say of one run."""
+    """Everything about one run."""
     facts = {
         "run": f"{name} ({task}) in {status.run.root}",
         "state": _state(status),
@@ -68,17 +68,17 @@ def duration(seconds: float | None) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """Tenths of a second where they matter."""
+    """Below a minute with tenths of a second: `12.3 s`, else `1 day, 2:03:04`."""
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
 
 
 def percent(share: float) -> str:
-    """With more digits close to nothing and to all, where they count: 0.04 %, 97.1 %, 99.93 %."""
+    """With one more digit near 0 and near 100 %: 0.04 %, 97.1 %, 99.93 %."""
     return f"{100 * share:.2f} %" if min(share, 1 - share) < 0.01 else f"{100 * share:.1f} %"
 
 
 def bar(share: float) -> str:
-    """The share as a length; whatever is there is seen."""
+    """A bar as long as the share; a small share still shows."""
     eighths = max(1, round(share * BAR_WIDTH * len(EIGHTHS)))
     whole, rest = divmod(eighths, len(EIGHTHS))
     return "\N{FULL BLOCK}" * whole + (EIGHTHS[rest] if rest else "")
@@ -89,8 +89,8 @@ def rate(per_s: float | None) -> str:
 
 
 def console() -> Console:
-    """Where tables are printed."""
-    # A message may hold brackets, which are no markup here; a pipe gets whole lines.
+    """The console that tables are printed on."""
+    # A message may hold brackets, which are no markup here. Into a pipe, lines are not folded.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width)
 
@@ -121,10 +121,12 @@ def _times(ledger: Ledger) -> dict[str, str]:
 
 
 def _parts(parts: Parts) -> Table:
-    """Where the time went; what took none is left out."""
+    """Where the time went, without the parts that took none."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    for column in ({}, {"justify": "right"}, {"justify": "right"}, {}):
-        table.add_column(**column)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
     for name, seconds, share in parts.shown():
         if seconds > 0:
             table.add_row(f"{name:<11}", short_duration(seconds), percent(share), bar(share))
@@ -147,8 +149,8 @@ def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
         " ".join(attempt.trace.hosts),
         duration(attempt.parts.queued_s),
         duration(attempt.ran_s),
-        str(attempt.course.resumed),
-        str(attempt.course.committed),
+        str(attempt.steps.resumed),
+        str(attempt.steps.committed),
         _lost(attempt),
         attempt.trace.cause.replace("_", " "),
         attempt.trace.message or NOTHING,

@@ -2,16 +2,16 @@
 
     JETMAE_FAILPOINTS="save: commit@rank1#3=kill; step: fetch=sleep=0.5"
 
-A failpoint is PHASE[@rankR][#N]=ACTION. When rank R, or else any rank, reaches the phase (phases.py) for the
-N-th time, or else each time, its process
+A failpoint is PHASE[@rankR][#N]=ACTION. When rank R, or else any rank, begins the phase (phases.py) for the N-th time,
+or else each time, its process
 
     kill, stop, term   sends itself SIGKILL, SIGSTOP, SIGTERM
     raise              raises RuntimeError
     exit               ends with code 1, without any clean-up
     sleep=SECONDS      sleeps
 
-With JETMAE_FAILPOINTS_ONCE=PATH each of them strikes once in all starts and ranks together: who creates PATH.0 strikes
-with the first, and so on. So a job that comes back is spared.
+With JETMAE_FAILPOINTS_ONCE=PATH each failpoint strikes once in all starts and ranks together: the process that creates
+PATH.0 strikes with the first one, and so on. So a job that comes back is spared.
 """
 
 import itertools
@@ -42,7 +42,7 @@ class Failpoint:
     _times: Iterator[int] = field(default_factory=lambda: itertools.count(1), compare=False)
 
     def enter_phase(self, phase: str) -> None:
-        """Strike, if this is the place and the time."""
+        """Strike, if this is the phase and the time for it."""
         if phase == self.phase and self.nth in (None, next(self._times)) and self._is_first():
             self._strike()
 
@@ -67,7 +67,7 @@ class Failpoint:
 
 
 def failpoints_of(environment: Mapping[str, str]) -> list[Failpoint]:
-    """Those that can strike this rank.
+    """The failpoints that can strike this rank.
 
     Raises:
         JetmaeError: one is malformed.

@@ -1,11 +1,12 @@
-"""Where a rank is in its life.
+"""What a rank does at this moment, in memory that it shares with its watchdog.
 
-`enter_phase("step: fetch")` says that this rank has come to a place that has a name. Its watchdog (watchdog.py) reads
-that from shared memory and takes it for a sign of life; without a watchdog nobody reads it. It is also where the chaos
-tests strike (failpoints.py). A call costs half a microsecond.
+`enter_phase("step: fetch")` says that this rank begins a phase. It is also a heartbeat, which the watchdog
+(watchdog.py) reads from the shared memory; without a watchdog nobody does. And it is where the chaos tests strike
+(failpoints.py). A call costs half a microsecond.
 
-Only the main thread tells the watchdog: a rank lives as long as its main thread gets on, and another thread that hangs,
-such as one that writes a checkpoint, is noticed when the main thread waits for it. Failpoints strike in every thread.
+Only calls of the main thread reach the watchdog: a rank is alive as long as its main thread makes progress. Another
+thread that hangs, such as one that writes a checkpoint, is noticed when the main thread waits for it. Failpoints strike
+in every thread.
 """
 
 import mmap
@@ -20,13 +21,13 @@ from typing import TypeVar
 from jetmae.runtime.liveness.failpoints import Failpoint, failpoints_of
 
 T = TypeVar("T")
-START_LIMIT_S = 600.0  # without a sign of life, before the first step; the rendezvous gives up by itself after 300
-END = "end"  # the last phase: whatever this rank had to say is said
+START_LIMIT_S = 600.0  # without a heartbeat, before the first step; the rendezvous gives up by itself after 300
+END = "end"  # the last phase: this rank has reported all that it had to report
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The `count`-th phase that a rank has reached, and how long it may stay there."""
+    """What a rank does: `count` is the number of its heartbeats, `limit_s` how long it may take until the next."""
 
     count: int
     limit_s: float
@@ -38,7 +39,7 @@ class Phase:
 
 
 class PhaseMemory:
-    """The memory in which a rank leaves its place. One process writes, another reads."""
+    """Memory that holds the phase of a rank. One process writes, another reads."""
 
     RECORD = struct.Struct("<Qd96s256s")
 
@@ -56,7 +57,7 @@ class PhaseMemory:
         self._memory[:] = self.RECORD.pack(self._count, self.limit_s, *self._texts)
 
     def read(self) -> Phase:
-        """What reads twice the same is not half written."""
+        """The phase. It is read until two readings are equal: then it was not half written."""
         seen = self._memory[:]
         while seen != (again := self._memory[:]):
             seen = again
@@ -64,33 +65,33 @@ class PhaseMemory:
         return Phase(count, limit_s, *(text.rstrip(b"\0").decode(errors="replace") for text in texts))
 
 
-_post = PhaseMemory()
+_memory = PhaseMemory()
 
 
 def share_phase_at(descriptor: int) -> None:
-    """From now on leave this rank's place in the file behind a descriptor."""
-    global _post
+    """From now on write this rank's phase into the file behind a descriptor."""
+    global _memory
     os.truncate(descriptor, PhaseMemory.RECORD.size)
-    _post = PhaseMemory(descriptor)
-    _post.write("import", "")
+    _memory = PhaseMemory(descriptor)
+    _memory.write("import", "")
 
 
 def enter_phase(phase: str, detail: str = "") -> None:
-    """Say that this rank has come to `phase`; `detail` is what a person would like to know if it stays there."""
+    """Say that this rank begins `phase`; `detail` is what a person would like to know if it stays there."""
     if threading.current_thread() is threading.main_thread():
-        _post.write(phase, detail)
+        _memory.write(phase, detail)
     for failpoint in _failpoints():
         failpoint.enter_phase(phase)
 
 
 def heartbeat() -> None:
-    """A sign of life from a place that takes long, such as a file of hundreds of gigabytes."""
+    """Say that this rank makes progress in a phase that takes long, such as reading hundreds of gigabytes."""
     if threading.current_thread() is threading.main_thread():
-        _post.write_again()
+        _memory.write_again()
 
 
 def with_phases(items: Iterable[T], activity: str) -> Iterator[T]:
-    """The items; `ACTIVITY: fetch` is reached before each of them and `ACTIVITY: compute` when it is there."""
+    """The items; the phase is `ACTIVITY: fetch` while one is awaited, and `ACTIVITY: compute` while it is used."""
     enter_phase(f"{activity}: fetch")
     for item in items:
         enter_phase(f"{activity}: compute")
@@ -99,13 +100,13 @@ def with_phases(items: Iterable[T], activity: str) -> Iterator[T]:
 
 
 def set_limit(limit_s: float) -> None:
-    """How long this rank may stay in each phase that it reaches from now on."""
-    _post.limit_s = limit_s
+    """How long this rank may stay in each phase that it begins from now on, without a heartbeat."""
+    _memory.limit_s = limit_s
 
 
 def current_phase() -> Phase:
-    """The phase that this rank's main thread reached last."""
-    return _post.read()
+    """The phase that this rank's main thread began last."""
+    return _memory.read()
 
 
 @cache

@@ -1,20 +1,22 @@
-"""A process beside each rank that ends the rank if it gets on no longer, and says where it hung.
+"""A process beside each rank that ends the rank when it hangs, and reports in which phase that was.
 
-The rank starts its watchdog before it imports anything heavy. A thread could not do its work: a rank that holds the
+The rank starts its watchdog before it imports anything heavy. A thread could not do this work: a rank that holds the
 interpreter's lock, or is stopped, runs no other thread either. The two share
 
-    a pipe            the watchdog's standard input; it ends when the rank has ended, however that came about
-    the rank's post   memory with its place and time limit (runtime/liveness/phases.py)
-    the stacks        memory into which faulthandler writes the stacks of all threads when the watchdog asks for them by
-                      STACKS_SIGNAL, or when the rank dies of a bus error or the like. Neither needs the interpreter
+    a pipe             the watchdog's standard input; it closes when the rank has ended, for whatever reason
+    the phase memory   the rank's phase, heartbeats and time limit (runtime/liveness/phases.py)
+    the stacks         memory into which faulthandler writes the stacks of all threads: when the watchdog asks for them
+                       by STACKS_SIGNAL, and when the rank dies of a bus error or the like. Neither needs Python to run
 
-The watchdog is born with all signals blocked, since Slurm sends its signals to every process of a step.
+The watchdog starts with all signals blocked, since Slurm sends its signals to every process of a step.
 
-The guilty one goes first. When a rank has shown no sign of life for the limit of its phase, the watchdog looks at its
-main thread. One that waits for its peers in a collective is given as long again, in which the watchdog of the rank it
-waits for has ended that one, and with it the job: srun --kill-on-bad-exit or launch/local_processes.py sees to that.
-Anyone else, so also a rank that is stopped or does not answer, is killed at once; SIGTERM is what a rank that hangs
-cannot hear. A rank that dies without a word, of SIGKILL say, gets its last words from its watchdog too.
+The rank that is to blame is ended first. When a rank has had no heartbeat for the limit of its phase, the watchdog
+looks at its main thread. If that waits for its peers in a collective, the rank is given as long again. In this time the
+watchdog of the rank it waits for ends that one, and with it the job: srun --kill-on-bad-exit or
+launch/local_processes.py sees to that. Any other rank is killed at once, also one that is stopped or does not answer.
+The signal is SIGKILL: a rank that hangs cannot handle SIGTERM.
+
+When a rank has died and could not report why, for example of SIGKILL, its watchdog writes the report.
 
 Seconds are counted while the watchdog itself runs: a job that is suspended as a whole, and goes on later, is not ended.
 """
@@ -32,8 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.runtime.liveness import phases
-from jetmae.runtime.liveness.phases import PhaseMemory
+from jetmae.runtime.liveness.phases import END, PhaseMemory, share_phase_at
 from jetmae.runtime.liveness.rank_report import (
     CAUSE,
     FOLLOWED,
@@ -46,11 +47,11 @@ from jetmae.runtime.liveness.rank_report import (
 
 STACKS_SIGNAL = signal.SIGRTMIN + 5  # USR1 is NCCL's; USR2, TERM and CONT are Slurm's; QUIT is the terminal's
 POLL_S = 0.5
-MARGIN_S = 15.0  # for ending a guilty peer, beyond the limit that it has as well
+MARGIN_S = 15.0  # for ending the peer that is to blame, beyond the limit that it has as well
 STACKS_TIMEOUT_S = 2.0
 WRITE_TIMEOUT_S = 5.0  # the run folder may be what hangs
 
-_watchdog: subprocess.Popen | None = None  # holds the pipe open
+_watchdog: subprocess.Popen[bytes] | None = None  # holds the pipe open
 
 
 # -- in the rank -------------------------------------------------------------------------------------------------------
@@ -59,18 +60,18 @@ _watchdog: subprocess.Popen | None = None  # holds the pipe open
 def start_watchdog(logs: Path) -> None:
     """Have this process watched until it ends. To be called once, in the main thread."""
     global _watchdog
-    post, stacks = os.memfd_create("jetmae-post"), os.memfd_create("jetmae-stacks")
-    phases.share_phase_at(post)
+    phase, stacks = os.memfd_create("jetmae-phase"), os.memfd_create("jetmae-stacks")
+    share_phase_at(phase)
     faulthandler.enable(stacks)
     faulthandler.register(STACKS_SIGNAL, stacks)
     report = this_rank(logs)
-    known = (os.getpid(), threading.get_ident(), post, stacks, logs, report.start, report.rank)
+    known = (os.getpid(), threading.get_ident(), phase, stacks, logs, report.start, report.rank)
     command = [sys.executable, "-S", "-m", "jetmae.runtime.liveness.watchdog", *map(str, known)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}  # -S: it has no site-packages
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         _watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment,
-                                     pass_fds=(post, stacks))  # fmt: skip
+                                     pass_fds=(phase, stacks))  # fmt: skip
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
 
@@ -79,8 +80,8 @@ def start_watchdog(logs: Path) -> None:
 
 
 def main() -> None:
-    pid, main_thread, post, stacks, logs, start, number = sys.argv[1:]
-    rank = Rank(int(pid), int(main_thread), PhaseMemory(int(post)), int(stacks))
+    pid, main_thread, phase, stacks, logs, start, number = sys.argv[1:]
+    rank = Rank(int(pid), int(main_thread), PhaseMemory(int(phase)), int(stacks))
     guard(rank, RankReport(Path(logs), start, int(number)))
 
 
@@ -88,26 +89,26 @@ def guard(rank: "Rank", report: RankReport) -> None:
     """Watch until the rank has ended, or end it."""
     count, silence_s, patience_s, looked_at_s = 0, 0.0, 0.0, time.monotonic()
     while rank.lives(POLL_S):
-        place, now_s = rank.post.read(), time.monotonic()
+        phase, now_s = rank.phase_memory.read(), time.monotonic()
         silence_s += min(now_s - looked_at_s, 2 * POLL_S)
         looked_at_s = now_s
-        if place.count != count:
-            count, silence_s, patience_s = place.count, 0.0, 0.0
-        elif silence_s > place.limit_s + patience_s:
+        if phase.count != count:
+            count, silence_s, patience_s = phase.count, 0.0, 0.0
+        elif silence_s > phase.limit_s + patience_s:
             finding = rank.examine()
             if patience_s or not finding.waits:
-                return end(rank, report, f"hung in {place} for {silence_s:.0f} s", finding)
-            patience_s = place.limit_s + MARGIN_S
-    if rank.post.read().phase != phases.END:
+                return end(rank, report, f"hung in {phase} for {silence_s:.0f} s", finding)
+            patience_s = phase.limit_s + MARGIN_S
+    if rank.phase_memory.read().phase != END:
         post_mortem(rank, report)
 
 
 def end(rank: "Rank", report: RankReport, what: str, finding: "Finding") -> None:
-    """Leave last words and kill the rank, also if the words cannot be written because storage hangs."""
+    """Write a report and kill the rank, also if the report cannot be written because storage hangs."""
     kind = FOLLOWED if finding.waits else CAUSE
     stacks_in = f"; stacks in {report.path(kind)}" if finding.stacks else ""
-    words = f"{report} {what}: {finding.words}; ended by its watchdog{stacks_in}"
-    writer = threading.Thread(target=speak, args=(report, kind, words, finding.stacks), daemon=True)
+    message = f"{report} {what}: {finding.state}; ended by its watchdog{stacks_in}"
+    writer = threading.Thread(target=publish, args=(report, kind, message, finding.stacks), daemon=True)
     writer.start()
     writer.join(WRITE_TIMEOUT_S)
     rank.kill()
@@ -115,26 +116,27 @@ def end(rank: "Rank", report: RankReport, what: str, finding: "Finding") -> None
 
 
 def post_mortem(rank: "Rank", report: RankReport) -> None:
-    """The words of a rank that had no time for them. If others have spoken, it has been ended because of them."""
+    """Report for a rank that has died and could not. If another rank is the cause, this one was ended because of it."""
     stacks = rank.stacks()
     fatal = re.search(r"Fatal Python error: (.*)", stacks)
     how = fatal[1] if fatal else "without a word; killed, or out of memory, or as its output tells"
     kind = FOLLOWED if read_report(report.logs, CAUSE, report.start) else CAUSE
-    speak(report, kind, f"{report} died in {rank.post.read()}: {how}", stacks)
+    publish(report, kind, f"{report} died in {rank.phase_memory.read()}: {how}", stacks)
 
 
-def speak(report: RankReport, kind: str, words: str, stacks: str) -> None:
+def publish(report: RankReport, kind: str, message: str, stacks: str) -> None:
+    """Print the message and write the report, as far as each is possible."""
     with suppress(OSError):  # whoever would read it may have ended
-        print(one_line(words), file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
     with suppress(OSError):
-        report.leave(kind, words, stacks)
+        report.write(kind, message, stacks)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What keeps a rank, as far as its watchdog can see."""
+    """What a rank that hangs does, as far as its watchdog can see."""
 
-    words: str
+    state: str  # for a person
     stacks: str = ""
     waits: bool = False  # for its peers
 
@@ -145,11 +147,11 @@ class Rank:
 
     pid: int
     main_thread: int
-    post: PhaseMemory
+    phase_memory: PhaseMemory
     stacks_descriptor: int
 
     def lives(self, wait_s: float) -> bool:
-        """Whether it still does after so long; if it ends, the answer comes at once."""
+        """Whether it still lives after `wait_s`; if it ends, the answer comes at once."""
         return not select.select([sys.stdin], [], [], wait_s)[0]
 
     def examine(self) -> Finding:

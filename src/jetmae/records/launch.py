@@ -1,0 +1,72 @@
+"""launch.json: how a run was started last, with what code, and when it was ever started."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from jetmae.errors import JetmaeError
+from jetmae.files import write_json
+from jetmae.records.json_object import Json, parse_object, record_of
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # of `started_at`
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRecord:
+    """Everything is empty or None as long as a run has not been started."""
+
+    command: list[str] = field(default_factory=list)
+    working_directory: str = ""
+    started_at: str = ""  # local time and its offset from UTC
+    launches_s: list[float] = field(default_factory=list)  # all starts and submissions by a person, since 1970
+    ranks: int | None = None
+    total_steps: int | None = None
+    job_id: str | None = None  # None, and not in the file, if it was started without Slurm
+    git_commit: str | None = None
+    git_diff: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)  # versions
+    python: str = ""
+
+    @property
+    def started_at_s(self) -> float | None:
+        """When it was started last, in seconds since 1970."""
+        try:
+            return datetime.strptime(self.started_at, TIME_FORMAT).timestamp()
+        except ValueError:
+            return None
+
+    def to_json(self) -> Json:
+        return {name: value for name, value in vars(self).items() if name != "job_id" or value is not None}
+
+
+def write_launch(path: Path, record: LaunchRecord) -> None:
+    """Replace launch.json.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_json(path, record.to_json())
+
+
+def read_launch(path: Path) -> LaunchRecord:
+    """The record of a run; an empty one if it has none.
+
+    Raises:
+        JetmaeError: it is damaged.
+    """
+    content = parse_object(path.read_text(errors="replace")) if path.exists() else {}
+    if content is None:
+        raise JetmaeError(f"{path} is not a JSON object: expected what the launch command writes; move it away")
+    return _record(content)
+
+
+def readable_launch(path: Path) -> LaunchRecord:
+    """As `read_launch`, for those who only look: an empty record if it cannot be read."""
+    try:
+        return _record(parse_object(path.read_text(errors="replace")) or {})
+    except OSError:
+        return LaunchRecord()
+
+
+def _record(content: Json) -> LaunchRecord:
+    return record_of(LaunchRecord, content) or LaunchRecord()
