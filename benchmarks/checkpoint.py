@@ -27,6 +27,7 @@ from jetmae.engine.backend import Backend, join_process_group
 from jetmae.engine.optim import parameter_groups
 from jetmae.files import fsync
 from jetmae.model.mae import MaskedAutoencoder, reconstruction_loss
+from jetmae.records.timeline import SaveLine, TimelineLine
 from jetmae.runtime.rendezvous import meet
 from jetmae.runtime.world import World
 
@@ -74,7 +75,7 @@ def main() -> None:
             "DeepSpeed": lambda _: [timed(lambda: deepspeed_save(backend, folder / "deepspeed"))] * 2,
         }
         print_result(measure(saves, arguments.repeats), step_s, sum(p.numel() for p in backend.network.parameters()))
-        committed_s = statistics.median(line["write_s"] for line in timeline if line["event"] == "save")
+        committed_s = statistics.median(line.write_s for line in timeline if isinstance(line, SaveLine))
         restore_s = statistics.median(timed(checkpoints.load_newest) for _ in range(arguments.repeats))
         print(f"begin to commit of a save: {committed_s:.2f} s; verifying and reading one: {restore_s:.2f} s")
 
@@ -91,7 +92,7 @@ def measure(saves: dict[str, Callable], repeats: int) -> dict[str, list[list[flo
 
 
 def asynchronous(
-    checkpoints: Checkpoints, state: TrainState, train: Callable[[], None], step_s: float, timeline: list[dict]
+    checkpoints: Checkpoints, state: TrainState, train: Callable[[], None], step_s: float, timeline: list[TimelineLine]
 ) -> list[float]:
     """How long training was held, and how much longer it took than undisturbed steps, as engine/loop.py does it."""
     began_at_s, steps = time.perf_counter(), 0
@@ -101,7 +102,7 @@ def asynchronous(
         steps += 1
         if not checkpoints.is_busy:
             checkpoints.advance()
-    return [timeline[-1]["stall_s"], time.perf_counter() - began_at_s - steps * step_s]
+    return [timeline[-1].stall_s, time.perf_counter() - began_at_s - steps * step_s]
 
 
 def deepspeed_save(backend: Backend, folder: Path) -> None:

@@ -137,14 +137,14 @@ def _cause_by_slurm(line: AttemptLine) -> str:
     return cause_of_earlier_start(line.job_id, line.restart_count) if line.job_id else "crashed"
 
 
-def said_cause(folder: RunFolder, known: StartLine | dict[str, str]) -> str | None:
+def said_cause(folder: RunFolder, known: StartLine) -> str | None:
     """The cause that the ranks of a start wrote down themselves, if they did. `known` is what is known of the start:
     its token, or else its job and restart count."""
-    last = _last_line_of(folder, _start_line(known))
+    last = _last_line_of(folder, known)
     return last.cause if isinstance(last, EndLine) else None
 
 
-def complete_record(folder: RunFolder, known: StartLine | dict[str, str], *, start: str, code: int, cause: str) -> str:
+def complete_record(folder: RunFolder, known: StartLine, *, start: str, code: int, cause: str) -> str:
     """Write what the ranks of a start that is over could not, and the cause and the message that became known later.
 
     `known` is what is known of the start: its token, or else its job and restart count. `start` is its token, which may
@@ -153,7 +153,6 @@ def complete_record(folder: RunFolder, known: StartLine | dict[str, str], *, sta
     Raises:
         JetmaeError: it cannot be written.
     """
-    known = _start_line(known)
     last = _last_line_of(folder, known)
     if isinstance(last, EndLine):
         message = message_of(folder, start, code, said=last.message)
@@ -163,11 +162,6 @@ def complete_record(folder: RunFolder, known: StartLine | dict[str, str], *, sta
     message = message_of(folder, start, code, said=None)
     end_attempt(folder, last or start_attempt(folder, known), cause=cause, message=message)
     return message
-
-
-def _start_line(known: StartLine | dict[str, str]) -> StartLine:
-    """For cli/launch.py, until it gives a StartLine."""
-    return known if isinstance(known, StartLine) else StartLine(start_token=known["start_token"])
 
 
 def _last_line_of(folder: RunFolder, known: StartLine) -> AttemptLine | None:

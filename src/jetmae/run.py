@@ -5,7 +5,6 @@ All it needs to know is in the run folder, and all it finds out ends there. rank
 
 import os
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,7 +34,9 @@ from jetmae.errors import EXIT_STOPPED
 from jetmae.evaluation import Evaluation
 from jetmae.files import write_text
 from jetmae.plan import Plan, make_plan, normalisation_of_split
-from jetmae.run_folder import RunFolder, append_line
+from jetmae.records.attempts import has_ever_committed, read_attempts
+from jetmae.records.timeline import append_timeline
+from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import Lease, held_lease
 from jetmae.runtime.liveness.phases import START_LIMIT_S, enter_phase, heartbeat, set_limit
 from jetmae.runtime.liveness.rank_report import reporting_failure
@@ -122,7 +123,8 @@ class Run:
         backend = self._make_backend()
         average = MovingAverage(backend, optim.ema_decay) if optim.ema_decay else None
         checkpoints = self._make_checkpoints(backend, average, attempt_number)
-        state = checkpoints.load_newest(ever_committed=self.folder.has_ever_committed()) or TrainState()
+        has_committed = has_ever_committed(read_attempts(self.folder.attempts))
+        state = checkpoints.load_newest(ever_committed=has_committed) or TrainState()
         self.world.on_main(lambda: self._open_recorder(attempt_number, state))
         return Fit(
             backend=backend,
@@ -180,9 +182,7 @@ class Run:
             training=backend,
             pieces=[*backend.pieces(), *(average.pieces() if average else ())],
             identity=Identity(experiment_fingerprint(self.experiment), data),
-            record=lambda line: append_line(
-                self.folder.timeline, {**line, "attempt": attempt_number, "time_s": time.time()}
-            ),
+            record=lambda line: append_timeline(self.folder.timeline, line, attempt=attempt_number),
         )
 
     def _open_recorder(self, attempt_number: int, state: TrainState) -> None:

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.errors import JetmaeError
-from jetmae.records.attempts import has_ever_committed, read_attempts
-from jetmae.records.json_lines import append_line  # noqa: F401  # for run.py, until it takes `append_timeline`
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 
@@ -75,10 +73,6 @@ class RunFolder:
     @property
     def completed(self) -> Path:
         return self.root / "COMPLETED"
-
-    def has_ever_committed(self) -> bool:
-        """For run.py, until it takes `has_ever_committed` of records/attempts.py."""
-        return has_ever_committed(read_attempts(self.attempts))
 
     def last_commit(self) -> int:
         """Step of the newest checkpoint, 0 if there is none."""

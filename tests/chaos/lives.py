@@ -23,7 +23,8 @@ from jetmae.checkpoint.store import CheckpointStore, write_file
 from jetmae.data.normalisation import Normalisation
 from jetmae.files import make_folder, write_text
 from jetmae.records.attempts import StartLine, amend_last_attempt, has_ever_committed, read_attempts
-from jetmae.records.json_lines import append_line, read_lines
+from jetmae.records.json_lines import read_lines
+from jetmae.records.timeline import TimelineLine, append_timeline
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import acquire
 from jetmae.weights import WeightsInfo, read_weights, write_weights
@@ -209,10 +210,9 @@ class Process:
             write_text(self.life.run.completed, f"{step}\n")
         self.end(self.start, cause="completed")
 
-    def _record(self, line: dict) -> None:
+    def _record(self, line: TimelineLine) -> None:
         with self.life.changing("timeline"):
-            attempt = self.start.attempt
-            append_line(self.life.run.timeline, {"event": line["event"], "step": line["step"], "attempt": attempt})
+            append_timeline(self.life.run.timeline, line, attempt=self.start.attempt)
 
 
 def image_of(step: int, *, rank: int, ranks: int) -> StateImage:

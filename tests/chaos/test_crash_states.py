@@ -19,7 +19,7 @@ NOT_NEEDED = {
 }
 NEEDED_AFTER = {  # a process was killed; what it had done and not flushed must be flushed before anybody relies on it
     "Flush checkpoints by sweep > fsync": "Rename .step-N.trash by prune > _remove",
-    "Flush timeline.jsonl by append_line > cut_torn_tail": "Write timeline.jsonl by _note > append_line",
+    "Flush timeline.jsonl by append_line > cut_torn_tail": "Write timeline.jsonl by append_timeline > append_line",
 }
 THE_SAME = {"Flush attempts.jsonl by append_line > cut_torn_tail"}  # function as for timeline.jsonl
 OF_THE_TEST = {"Flush by the disk"}

@@ -169,8 +169,8 @@ def test_a_save_goes_on_while_training_does_and_commits_at_a_later_step(store, b
     state, loaded = load(store)
     assert state == state_of(10)
     assert loaded.holds(10)
-    assert [(line["event"], line["step"], line["outcome"]) for line in lines] == [("save", 10, "committed")]
-    assert 0 <= lines[0]["stall_s"] <= lines[0]["write_s"]
+    assert [(line.step, line.outcome) for line in lines] == [(10, "committed")]
+    assert 0 <= lines[0].stall_s <= lines[0].write_s
 
 
 def test_a_save_is_brought_to_its_end_before_the_next_begins(store, backend, checkpoints):
@@ -208,7 +208,7 @@ def test_failed_saves_are_counted_and_the_third_in_a_row_is_fatal(store, backend
     checkpoints.begin(backend.train_to(20))
     with pytest.warns(UserWarning, match="3 in a row"), pytest.raises(JetmaeError, match="3 saves in a row failed"):
         checkpoints.finish()
-    assert [line["outcome"] for line in lines] == ["committed", "failed", "failed", "failed"]
+    assert [line.outcome for line in lines] == ["committed", "failed", "failed", "failed"]
     assert names(store) == ["LAST", "step-00000010"]
     assert load(store)[0] == state_of(10)
 

@@ -23,6 +23,7 @@ from jetmae.engine.recorder import Recorder
 from jetmae.errors import JetmaeError, PassingFault, exit_with_one_line
 from jetmae.files import NotVisible, await_listed
 from jetmae.records.json_lines import append_line, read_lines
+from jetmae.records.timeline import RestoreLine
 from jetmae.runtime.lease import Lease, acquire
 from jetmae.runtime.world import World
 
@@ -87,7 +88,7 @@ class Alone:
         self.checkpoints.finish()
 
     def outcomes(self) -> list[str]:
-        return [line["outcome"] for line in self.timeline if line["event"] == "save"]
+        return [line.outcome for line in self.timeline if not isinstance(line, RestoreLine)]
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.checkpoints.store.folder.iterdir())

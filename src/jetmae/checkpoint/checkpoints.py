@@ -22,6 +22,7 @@ from jetmae.checkpoint.store import MANIFEST, CheckpointStore, Fingerprint, Take
 from jetmae.checkpoint.train_state import TrainState
 from jetmae.errors import JetmaeError
 from jetmae.files import await_listed, cannot_write, refresh
+from jetmae.records.timeline import FailedSaveLine, RestoreLine, SaveLine, TimelineLine
 from jetmae.runtime.lease import Lease
 from jetmae.runtime.liveness.phases import enter_phase, heartbeat
 from jetmae.runtime.world import World
@@ -88,7 +89,7 @@ class Checkpoints:
         training: Restorable,
         pieces: Sequence[Piece],
         identity: Identity,
-        record: Callable[[dict[str, Any]], None],
+        record: Callable[[TimelineLine], None],
     ):
         self.store, self.world, self.lease, self.training = store, world, lease, training
         self.identity, self._record = identity, record
@@ -161,7 +162,7 @@ class Checkpoints:
             raise
         except JetmaeError as error:
             self._failures += 1
-            self._note({"event": "save", "step": step, "outcome": "failed", "message": str(error)})
+            self._note(FailedSaveLine(step=step, message=str(error)))
             if self.world.is_main:
                 warnings.warn(f"save of step {step} failed ({self._failures} in a row): {error}", stacklevel=2)
             if self._failures >= MAX_FAILED_SAVES:
@@ -247,10 +248,10 @@ class Checkpoints:
             raise
         self._save, self._failures = None, 0
         now_s = time.monotonic()
-        times = {"stall_s": save.held_s + now_s - began_at_s, "write_s": now_s - save.began_at_s}
-        self._note({"event": "save", "step": save.step, **times, "bytes": self._whole_bytes, "outcome": "committed"})
+        stall_s, write_s = save.held_s + now_s - began_at_s, now_s - save.began_at_s
+        self._note(SaveLine(step=save.step, stall_s=stall_s, write_s=write_s, bytes=self._whole_bytes))
 
-    def _note(self, line: dict[str, Any]) -> None:
+    def _note(self, line: TimelineLine) -> None:
         """A line for the timeline, which is not worth the end of a training."""
         if self.world.is_main:
             try:
@@ -278,7 +279,7 @@ class Checkpoints:
         names, has_ever = self._on_main(lambda: (self.store.committed_names(), self.store.has_ever_committed()))
         for name in reversed(names):
             if state := self._load(self.store.folder / name):
-                self._note({"event": "restore", "step": state.step, "duration_s": time.monotonic() - began_at_s})
+                self._note(RestoreLine(step=state.step, duration_s=time.monotonic() - began_at_s))
                 return state
         if ever_committed or has_ever:
             raise JetmaeError(

@@ -212,9 +212,9 @@ class Fit:
         self.recorder.progress(step, loss, jets_per_s)
         if step % self.intervals.log == 0 or step == self.intervals.total:
             self._clock_s, self._clock_step = now_s, step
-            numbers = {"loss": loss, "lr": lr, "grad_norm": gradient_norm, "jets_per_s": jets_per_s}
+            place = self.place(step)
             try:
-                self.recorder.train(**self.place(step), **numbers)
+                self.recorder.train(**place, loss=loss, lr=lr, grad_norm=gradient_norm, jets_per_s=jets_per_s)
             except JetmaeError as error:
                 self.record_error = error
 

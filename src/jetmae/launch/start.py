@@ -1,6 +1,5 @@
 """Stages are started: one run after the other as processes of this machine, or all of them as Slurm jobs."""
 
-import json
 import os
 import secrets
 import subprocess
@@ -23,6 +22,8 @@ from jetmae.launch.local_processes import run_ranks
 from jetmae.launch.resources import Resources, after
 from jetmae.launch.stages import Member, Stage, check_member
 from jetmae.plan import make_plan
+from jetmae.records.attempts import StartLine
+from jetmae.records.launch import read_launch
 from jetmae.run_folder import RunFolder
 from jetmae.slurm import queue
 
@@ -67,8 +68,8 @@ def report_end(run: RunFolder, start: str, code: int) -> int:
     """Complete the record of a start that did not complete the run, and say what to do."""
     if code == EXIT_BUSY:  # the record belongs to the start that has the folder
         return code
-    place = {"start_token": start}
-    message = complete_record(run, place, start=start, code=code, cause=said_cause(run, place) or "crashed")
+    known = StartLine(start_token=start)
+    message = complete_record(run, known, start=start, code=code, cause=said_cause(run, known) or "crashed")
     if code == EXIT_STOPPED:
         print(f"stopped, everything is saved in {run.root}; the same command again goes on")
     elif code not in (EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_INTERRUPTED):  # of these the ranks have told
@@ -134,10 +135,10 @@ def live_job(run: RunFolder) -> str | None:
     Raises:
         JetmaeError: Slurm does not answer, so that a second job in the same folder cannot be ruled out.
     """
-    job = json.loads(run.launch.read_text()).get("job_id") if run.launch.exists() else None
+    job = read_launch(run.launch).job_id
     if job is None:
         return None
     jobs = queue.queue_of([os.getuid()])
     if jobs is None:
         raise JetmaeError(f"Slurm does not answer whether job {job} of {run.root} is still alive: try again later")
-    return str(job) if job in jobs else None
+    return job if job in jobs else None

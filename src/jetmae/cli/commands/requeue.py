@@ -6,8 +6,8 @@ import shlex
 from jetmae.cli.commands.chosen_runs import only_run
 from jetmae.cli.commands.job_of_run import command_slurm, status_now
 from jetmae.errors import JetmaeError
+from jetmae.records.launch import readable_launch
 from jetmae.run_folder import RunFolder
-from jetmae.watch.records import read_object
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,9 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def launch_hint(run: RunFolder) -> str:
     """How the run was launched, as far as its folder tells."""
-    launch = read_object(run.launch)
-    command = launch.get("command")
-    if not command:
+    launch = readable_launch(run.launch)
+    if not launch.command:
         return ", as it was submitted before"
-    python = "python " if command[0].endswith(".py") else ""
-    return f": cd {shlex.quote(launch['working_directory'])} && {python}{shlex.join(command)}"
+    python = "python " if launch.command[0].endswith(".py") else ""
+    return f": cd {shlex.quote(launch.working_directory)} && {python}{shlex.join(launch.command)}"
