@@ -61,11 +61,8 @@ def build() -> list[Path]:
     """Both distributions of the last commit, with nothing beside them that is not in it."""
     shutil.rmtree(RELEASE, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "commit.tar"
-        git("archive", "--output", str(archive), "HEAD")
-        with tarfile.open(archive) as commit:
-            commit.extractall(Path(folder) / "commit", filter="data")
-        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", RELEASE, Path(folder) / "commit"]
+        git("clone", "--quiet", str(PROJECT), folder)
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", RELEASE, folder]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         refuse(f"the build failed:\n{finished.stdout}{finished.stderr}")

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,9 @@ class Distributions:
 def build_all(folder: Path) -> Distributions:
     """Build the tree's sdist and wheel, and a wheel of that sdist, below `folder`."""
     tree = copy_tree(folder / "tree")
-    sdist = build(tree, "--sdist", folder / "sdist")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
-    (unpacked,) = (folder / "unpacked").iterdir()
-    return Distributions(
-        sdist, build(tree, "--wheel", folder / "wheel"), build(unpacked, "--wheel", folder / "wheel-of-sdist")
-    )
+    (wheel,) = build(tree, folder / "from-tree", "--wheel")
+    wheel_of_sdist, sdist = build(tree, folder / "from-sdist")
+    return Distributions(sdist, wheel, wheel_of_sdist)
 
 
 def copy_tree(folder: Path) -> Path:
@@ -42,12 +37,12 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def build(tree: Path, kind: str, folder: Path) -> Path:
-    """Build one distribution with the setuptools of this environment, so without a network."""
-    command = [sys.executable, "-m", "build", "--no-isolation", kind, "--outdir", folder, tree]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = folder.iterdir()
-    return built
+def build(tree: Path, folder: Path, *options: str) -> list[Path]:
+    """Build with the setuptools of this environment, so without a network: an sdist, and of that a wheel."""
+    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", folder, tree]
+    finished = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return sorted(folder.iterdir())
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
