@@ -97,7 +97,7 @@ def timed(convert_with: Callable[[Path, Path], None], source: Path) -> tuple[flo
     """Seconds on the wall and on the CPU."""
     output = source.with_suffix(".out")
     started_at_s, cpu_started_at_s = time.perf_counter(), time.process_time()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         convert_with(source, output)
     elapsed_s = time.perf_counter() - started_at_s, time.process_time() - cpu_started_at_s
     shutil.rmtree(output)
@@ -138,8 +138,10 @@ def report(rows: list[tuple[str, float, float, float]], arguments: argparse.Name
         "# Conversion of gzip HDF5, one core",
         "",
         f"`python benchmarks/convert.py --jets {jets} --rounds {rounds}` on a {arguments.hardware}, pinned to one core",
-        f"that other work may share; medians of {rounds} alternating rounds; generated sparse jets, 8 x 125 x 125"
-        " float32, one gzip chunk per jet.",
+        (
+            f"that other work may share; medians of {rounds} alternating rounds; generated sparse jets, 8 x 125 x 125"
+            " float32, one gzip chunk per jet."
+        ),
         "Ours is the whole command: checks, division into splits, towers, hashes, normalisation constants, manifest.",
         "The peer reads `images[i]` through h5py, takes `numpy.nonzero` and writes one shard.",
         "",

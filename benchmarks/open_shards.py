@@ -92,7 +92,7 @@ def entries_of(folder: Path) -> list[ShardEntry]:
     return read_manifest(folder).splits["train"]
 
 
-def headers(folder: Path, look: Callable[[Path, h5py.File], None] = lambda path, file: None) -> None:
+def headers(folder: Path, look: Callable[[Path, h5py.File], None] = lambda _path, _file: None) -> None:
     """Every dataset of every file: is it what a shard has? Then a further look."""
     for entry in entries_of(folder):
         path = folder / entry.file
@@ -107,7 +107,7 @@ def headers(folder: Path, look: Callable[[Path, h5py.File], None] = lambda path,
 
 
 def headers_and_small_arrays(folder: Path) -> None:
-    def look(path: Path, file: h5py.File) -> None:
+    def look(_path: Path, file: h5py.File) -> None:
         count_NC, indptr, label = (file[name][()] for name in ("count", "indptr", "label"))
         assert np.array_equal(np.diff(indptr), count_NC.sum(axis=1, dtype=np.int64))
         assert ((label >= 0) & (label < 2)).all()
@@ -118,7 +118,7 @@ def headers_and_small_arrays(folder: Path) -> None:
 def headers_and_hash(folder: Path) -> None:
     hashes = {entry.file: entry.sha256 for entry in entries_of(folder)}
 
-    def look(path: Path, file: h5py.File) -> None:
+    def look(path: Path, _file: h5py.File) -> None:
         assert sha256_of(path) == hashes[path.name]
 
     headers(folder, look)
@@ -138,12 +138,18 @@ def report(warm: dict, cold: dict, entry: ShardEntry, arguments: argparse.Namesp
     lines = [
         "# Opening and checking all shards of a dataset",
         "",
-        f"`python benchmarks/open_shards.py --shards {arguments.shards} --rounds {arguments.rounds}` on a"
-        f" {arguments.hardware} that other work",
-        f"shares, local disk, one process; medians of {arguments.rounds} alternating rounds. Shards of {JETS:,} jets"
-        f" with heads of {entry.head_bytes / 1e6:.2f} MB, of one",
-        f"value per jet: files of {entry.bytes / 1e6:.2f} MB instead of about 100. Ours reads no pixels, nor do the"
-        " first two peers; the third is flattered.",
+        (
+            f"`python benchmarks/open_shards.py --shards {arguments.shards} --rounds {arguments.rounds}` on a"
+            f" {arguments.hardware} that other work"
+        ),
+        (
+            f"shares, local disk, one process; medians of {arguments.rounds} alternating rounds. Shards of {JETS:,}"
+            f" jets with heads of {entry.head_bytes / 1e6:.2f} MB, of one"
+        ),
+        (
+            f"value per jet: files of {entry.bytes / 1e6:.2f} MB instead of about 100. Ours reads no pixels, nor do the"
+            " first two peers; the third is flattered."
+        ),
         "Warm: files in the page cache. Cold: evicted before each round.",
         "",
         "| per 1,000 shards | warm, s | times ours | cold, s | times ours |",

@@ -36,8 +36,10 @@ GO_ON_EVERY = 8  # states; going on takes longer than looking
 
 
 def explore(seed: int = 0, *, cuts: int | None = None) -> Tally:
-    """All instants and losses of two lives, and of what follows when they are cut off: after each kind of operation, or
-    after `cuts` kinds drawn by chance. Each different state is tried once."""
+    """All instants and losses of two lives, and of what follows when they are cut off. Each different state once.
+
+    They are cut off after each kind of operation, or after `cuts` kinds drawn by chance.
+    """
     tally, draw = Tally("different states"), random.Random(seed)
     with scratch() as folder:
         tapes = whole_lives(folder, seed)
@@ -98,7 +100,7 @@ def shortcomings(run: RunFolder, promised: Promises, *, goes_on: bool) -> list[s
             warnings.simplefilter("ignore", UserWarning)  # of the checkpoint that was damaged
             found = [*_wrong_records(run, promised), *_wrong_checkpoints(run, promised)]
             return found or (list(_cannot_go_on(run)) if goes_on else [])
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
         return [f"{type(error).__name__}: {error}"]
 
 

@@ -118,7 +118,8 @@ class Life:
     def alternate(self, first: int, second: int) -> None:
         """Let the operations from `first` and those from `second` on come in turn: two ranks or two threads do them.
 
-        What the second of them promise holds as long as any of them are done."""
+        What the second of them promise holds as long as any of them are done.
+        """
         pairs = zip_longest(self.moments[first:second], self.moments[second:])
         mixed = [moment for pair in pairs for moment in pair if moment is not None]
         self.moments[first:] = [replace(moment, promised=self.moments[second].promised) for moment in mixed]

@@ -16,8 +16,10 @@ REACH = 14  # operations after an fsync that was left out, within which its lack
 
 @dataclass(frozen=True)
 class Tape:
-    """A recorded life that began with `tree` on the disk. The power fails before each of the moments of `points`;
-    len(moments) is the end."""
+    """A recorded life that began with `tree` on the disk.
+
+    The power fails before each of the moments of `points`; len(moments) is the end.
+    """
 
     tree: Tree
     moments: tuple[Moment, ...]
@@ -71,8 +73,10 @@ def cuts_of(tape: Tape, draw: random.Random) -> list[Cut]:
 
 
 def go_on_after(folder: Path, cut: Cut, draw: random.Random) -> list[Tape]:
-    """What follows when a life is cut off in three ways: the process is killed; so is its successor, after the same
-    kind of operation; the power fails, for a first time."""
+    """What follows when a life is cut off in three ways.
+
+    The process is killed; so is its successor, after the same kind of operation; the power fails, for a first time.
+    """
     folder.mkdir()
     once = _killed(folder / "killed", cut)
     first = min(once.points) + 1

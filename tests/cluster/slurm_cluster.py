@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from tests.cluster import configuration
 from tests.cluster.processes import (
@@ -59,7 +60,7 @@ class SlurmCluster:
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> "SlurmCluster":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -135,6 +136,7 @@ class SlurmCluster:
             timeout=timeout_s,
             env=self.environment,
             cwd=self._layout.output_folder,
+            check=False,
         )
         if finished.returncode != 0:
             raise ClusterError(
@@ -236,8 +238,10 @@ class SlurmCluster:
         self._wait_until(lambda: self.node_state(node) in usable, timeout_s, f"{node} to be up")
 
     def node_state(self, node: str) -> str:
-        """As sinfo says it: idle, planned (idle, for a waiting job), mixed, allocated, completing, down, and `*` when
-        it does not answer."""
+        """As sinfo says it: idle, planned (idle, for a waiting job), mixed, allocated, completing, down.
+
+        A `*` behind it: the node does not answer.
+        """
         return self.run("sinfo", "--noheader", "--nodes", node, "--partition=low", "--format=%T")
 
     def nodes_without_power(self) -> list[str]:

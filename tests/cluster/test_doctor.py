@@ -156,8 +156,11 @@ def examined_job(
 
 
 def test_every_fault_of_two_nodes_is_found_in_one_job(on_cluster, tmp_path):
-    """scontrol and the data gone from one node, an older jetmae and little shared memory there, a name that the other
-    cannot resolve, and fewer GPUs than ranks."""
+    """One node lacks much, and both have fewer GPUs than ranks.
+
+    scontrol and the data are gone from it, it has an older jetmae, little shared memory, and a name that the other
+    cannot resolve.
+    """
     metadata = Path(str(distribution("jetmae")._path)) / "METADATA"
     scontrol = Path(on_cluster.run("which", "scontrol")).resolve()
     for name, content in (("empty", ""), ("hosts", "127.0.0.1 localhost node1\n")):

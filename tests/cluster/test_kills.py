@@ -1,5 +1,6 @@
-"""Ranks of a Slurm job that are killed at named phases (runtime/liveness/), ten times per job: no commit is lost,
-no bit differs, and every start leaves one record that says who died and where.
+"""Ranks of a Slurm job that are killed at named phases (runtime/liveness/), ten times per job.
+
+No commit is lost, no bit differs, and every start leaves one record that says who died and where.
 
 All failpoints of a job are armed in each of its starts, each strikes once, and the earliest place is struck first.
 Those of the loop lie behind a commit, so that the crash budget, three starts in a row without progress, holds out.

@@ -95,7 +95,7 @@ def test_signals_during_validation_and_during_saves(cluster, sample, runs, refer
 def test_a_signal_in_the_last_phase_changes_nothing(training, reference):
     """After the last step the best weights are evaluated; a stop request then has nothing left to stop."""
     training.submit()
-    wait_until(lambda: (training.run.checkpoints / "step-00000120").exists(), 300, "the last commit")
+    wait_until((training.run.checkpoints / "step-00000120").exists, 300, "the last commit")
     training.signal_job("USR2")
     training.signal_job("TERM")
     assert training.await_end() == "COMPLETED"

@@ -1,4 +1,6 @@
-"""One rank of a run in which something goes wrong:  python -m tests.integration.faulty_run RUN_DIR
+"""One rank of a run in which something goes wrong.
+
+    python -m tests.integration.faulty_run RUN_DIR
 
 FAULT says what:
     nan-loss:IDS        the loss of a batch that holds one of these sample ids is not a number

@@ -1,4 +1,6 @@
-"""One rank of a proof:  python -m tests.integration.resume_everywhere RUN_DIR SCRATCH_DIR
+"""One rank of a proof that a run can be resumed from each of its steps.
+
+    python -m tests.integration.resume_everywhere RUN_DIR SCRATCH_DIR
 
 RUN_DIR is frozen to commit at every step and to keep every checkpoint. It is trained without interruption; then, from a
 copy of each of its checkpoints alone, the rest is trained again, with a network and an engine of its own. To save time

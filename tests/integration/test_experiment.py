@@ -57,7 +57,7 @@ def test_the_demo_ends_with_five_runs_and_explains_most_of_the_hcal_variance(tmp
     command = ["make", "demo", f"SAMPLE={tmp_path / 'sample'}"]
     inherited = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MAKEFLAGS")}
     environment = {**inherited, "JETMAE_RUNS": str(tmp_path / "runs")}
-    finished = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
+    finished = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     table = finished.stdout[finished.stdout.index("Test jets") :]
     assert all(re.search(rf"^ {name} ", table, re.MULTILINE) for name in FIVE_RUNS)
