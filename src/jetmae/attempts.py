@@ -139,7 +139,8 @@ def _cause_by_slurm(line: AttemptLine) -> str:
 
 def said_cause(folder: RunFolder, known: StartLine) -> str | None:
     """The cause that the ranks of a start wrote down themselves, if they did. `known` is what is known of the start:
-    its token, or else its job and restart count."""
+    its token, or else its job and restart count.
+    """
     last = _last_line_of(folder, known)
     return last.cause if isinstance(last, EndLine) else None
 

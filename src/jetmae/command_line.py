@@ -7,8 +7,10 @@ SCRIPTS = {"data": "data.py", "runs": "runs.py", "doctor": "doctor.py"}  # of jo
 
 
 def typed(command: str) -> str:
-    """A command such as `data verify DIR` in the words that work here: `jetmae data verify DIR`, or, where a script of
-    a clone was typed, `python jobs/data.py verify DIR`."""
+    """A command such as `data verify DIR` in the words that work here.
+
+    That is `jetmae data verify DIR`, or, where a script of a clone was typed, `python jobs/data.py verify DIR`.
+    """
     script = Path(sys.argv[0])
     if script.suffix != ".py" or script.parent.name != "jobs":
         return f"jetmae {command}"

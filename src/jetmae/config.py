@@ -207,8 +207,10 @@ FREE_ON_RESUME = frozenset(
 
 
 def identity_of(experiment: Experiment) -> dict[str, object]:
-    """Dotted settings that make two starts the same experiment. The others say where and how it is computed, and may
-    differ from start to start."""
+    """Dotted settings that make two starts the same experiment.
+
+    The others say where and how it is computed, and may differ from start to start.
+    """
     return {key: value for key, value in _flat(experiment.model_dump(mode="json")).items() if key not in FREE_ON_RESUME}
 
 

@@ -31,7 +31,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         fsync(aside)
-        os.replace(aside, path)
+        aside.replace(path)
         fsync(path.parent)
     except OSError as error:
         if error.errno and not error.filename:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -39,7 +39,7 @@ class Progress:
         if self._bar:
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:

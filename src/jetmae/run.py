@@ -69,7 +69,6 @@ def train(folder: RunFolder, stop_request: StopRequest) -> int:
 
 def take_lease(folder: RunFolder, world: World, held: ExitStack) -> Lease:
     """The lease of the run folder, which rank 0 takes for as long as `held` lasts. Collective."""
-
     enter_phase("lease: take")
     take = (lambda: held.enter_context(held_lease(folder.root)).token) if world.is_main else lambda: 0
     return Lease(folder.root, world.gather(world.together(take))[0])

@@ -1,5 +1,7 @@
-"""What of DeepSpeed can be checked without a GPU, where fp16 does not run: the optimizers are stand-ins, their loss
-scales are DeepSpeed's own."""
+"""What of DeepSpeed can be checked without a GPU, where fp16 does not run.
+
+The optimizers are stand-ins, their loss scales are DeepSpeed's own.
+"""
 
 from types import SimpleNamespace
 

@@ -1,5 +1,8 @@
-"""Who may import what: rooms stand on lower rooms alone, nothing goes in a circle, each heavy library has one owner,
-and commands start in a blink."""
+"""Who may import what.
+
+Rooms stand on lower rooms alone, nothing goes in a circle, each heavy library has one owner, and commands start in a
+blink.
+"""
 
 import ast
 import subprocess

@@ -76,8 +76,10 @@ def test_seed_preset_has_the_seeds_names_and_shapes_and_takes_a_step():
 
 
 def reference_loss(network: MaskedAutoencoder, images: torch.Tensor, noise: torch.Tensor, norm_pix_loss: bool):
-    """The masked auto-encoder as arXiv:2111.06377 describes it, step by step, with the network's own weights: embed all
-    patches by a convolution, drop the hidden, encode, put mask tokens in, restore the order, decode, compare."""
+    """The masked auto-encoder as arXiv:2111.06377 describes it, step by step, with the network's own weights.
+
+    Embed all patches by a convolution, drop the hidden, encode, put mask tokens in, restore the order, decode, compare.
+    """
     encoder, decoder = network.encoder, network.decoder
     projection = encoder.patch_embed.proj
     embedded = nn.functional.conv2d(images, projection.weight, projection.bias, stride=5).flatten(2).mT

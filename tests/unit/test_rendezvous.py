@@ -47,9 +47,15 @@ def test_a_node_without_its_gpu_is_named_before_the_others_wait_for_it(tmp_path)
 
 def test_slurm_tells_each_task_its_place():
     slurm = {
-        **{"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "3", "SLURM_STEP_ID": "0"},
-        **{"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"},
-        **{"SLURM_NNODES": "2", "SLURMD_NODENAME": "gpu7", "SLURM_CPUS_PER_TASK": "16"},
+        "SLURM_JOB_ID": "12",
+        "SLURM_RESTART_COUNT": "3",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_NTASKS": "8",
+        "SLURM_NNODES": "2",
+        "SLURMD_NODENAME": "gpu7",
+        "SLURM_CPUS_PER_TASK": "16",
     }
     environment = slurm_rank_environment(slurm)
     assert {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")} == {

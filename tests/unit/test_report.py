@@ -99,8 +99,10 @@ def add_predictions(folder: Path, separation: float, *, num_jets: int = 400, shu
 
 
 def add_reconstruction(folder: Path, split: str, *, side: int = 25, num_jets: int = 30, units: tuple = UNITS) -> None:
-    """Two sparse example jets, one of each class; HCAL is explained to 50 % (20 % by the mean image), the last
-    channel is constant."""
+    """Two sparse example jets, one of each class.
+
+    HCAL is explained to 50 % (20 % by the mean image), the last channel is constant.
+    """
     random = np.random.default_rng(len(split))
     image = random.exponential(1.0, (2, 8, side, side)) * (random.random((2, 8, side, side)) < 0.1)
     image[:, 1:3] *= random.choice([-1, 1], image[:, 1:3].shape)

@@ -1,5 +1,7 @@
-"""Storage that hiccups, fills up, or shows one rank later what another has made: one rank or two, and faults planted in
-the calls of the operating system."""
+"""Storage that hiccups, fills up, or shows one rank later what another has made.
+
+One rank or two, and faults planted in the calls of the operating system.
+"""
 
 import errno
 import json
@@ -197,8 +199,10 @@ def refuse(number: int) -> Callable:
 
 
 class LateFor:
-    """What was made below a folder, hidden from the threads of one rank until `shown`; as os.listdir, os.stat and
-    os.open see it."""
+    """What was made below a folder, hidden from the threads of one rank until `shown`.
+
+    So os.listdir, os.stat and os.open see it.
+    """
 
     def __init__(self, monkeypatch, folder: Path):
         self.folder, self.threads, self.shown = str(folder), set(), False

@@ -132,8 +132,10 @@ class Checkpoints:
             self._save.held_s += time.monotonic() - began_at_s
 
     def advance(self) -> None:
-        """Take a save under way one stage further: to its commit, or to its end. For when no rank is busy, else it
-        waits. Raises as `begin`."""
+        """Take a save under way one stage further: to its commit, or to its end.
+
+        It waits as long as a rank is busy. Raises as `begin`.
+        """
         if self._save is not None:
             save = self._save
             self._forgiving(save.step, lambda: self._advance(save))
@@ -266,8 +268,10 @@ class Checkpoints:
     # -- loading -------------------------------------------------------------------------------------------------------
 
     def load_newest(self, *, ever_committed: bool = False) -> TrainState | None:
-        """Restore the newest checkpoint that verifies; None if the run never committed one. Those that do not verify
-        are set aside. `ever_committed` is what the run's records say, in case the folder is empty.
+        """Restore the newest checkpoint that verifies; None if the run never committed one.
+
+        Those that do not verify are set aside. `ever_committed` is what the run's records say, in case the folder is
+        empty.
 
         Raises:
             JetmaeError: the run has committed and no checkpoint is whole, or they are of another experiment or data.

@@ -93,8 +93,9 @@ class StateImage:
 
 
 def read_pieces(files: Sequence[Path], wanted: Iterable[Piece]) -> None:
-    """Fill the wanted pieces from files that together hold the whole state; reads no more files than it needs, and
-    waits for those that are not yet visible here.
+    """Fill the wanted pieces from files that together hold the whole state.
+
+    It reads no more files than it needs, and waits for those that are not yet visible here.
 
     Raises:
         NotVisible: a file does not appear.

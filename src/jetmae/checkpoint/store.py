@@ -117,12 +117,14 @@ class CheckpointStore:
             self._remove(partial)
 
     def sweep(self) -> None:
-        """Remove what killed writers and deleters left. Only the owner of the run may do this, and it has to do it
-        after it has become the owner and before it looks for checkpoints: a former owner that is still alive then finds
-        its partial folder gone, and its commit fails.
+        """Remove what killed writers and deleters left.
+
+        Only the owner of the run may do this, and it has to do it after it has become the owner and before it looks for
+        checkpoints: a former owner that is still alive then finds its partial folder gone, and its commit fails.
 
         A writer may have been killed between a rename and its fsync. What that has committed or has begun to delete is
-        so for good before anything is deleted or read."""
+        so for good before anything is deleted or read.
+        """
         if self.folder.exists():
             fsync(self.folder)
         for left in (*self.folder.glob(".step-*.trash*"), *self.folder.glob(".step-*.partial")):  # which become trash

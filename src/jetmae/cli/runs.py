@@ -33,7 +33,7 @@ GOODPUT_TIMES = {  # of a goodput simulation: what a run shows, or an option giv
     "lost_s": "from the last logged step to the end of a job that failed",
 }
 ABOVE_ZERO = ("step_s", "interval_s")
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no public name for it
 
 
 def main(words: Sequence[str] | None = None, program: str | None = None) -> int:

@@ -113,7 +113,7 @@ class Prefetched(Generic[T]):
                 if not self._put(_Made([item])):
                     return
             self._put(_Made([], StopIteration()))
-        except Exception as error:  # whatever it is, it belongs to the one who asks for the next item
+        except Exception as error:  # noqa: BLE001  whatever it is, it belongs to the one who asks for the next item
             self._put(_Made([], error))
 
     def _put(self, entry: "_Made[T]") -> bool:

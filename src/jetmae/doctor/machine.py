@@ -51,7 +51,7 @@ def check_import(module: str) -> Verdict:
     name, started_s = f"import {module}", time.monotonic()
     command = [sys.executable, "-c", f"import {module}"]
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S)
+        finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return failed(name, f"not done after {IMPORT_TIMEOUT_S:.0f} s", *_SLOW_IMPORT)
     elapsed_s = time.monotonic() - started_s

@@ -188,8 +188,10 @@ class Backend:
         self._state.restored(int(numbers["optimizer_steps"]))
 
     def replica_digest(self) -> dict[str, int]:
-        """For each weight that every rank holds whole, a sum over its bits: equal on all ranks, or one has gone wrong.
-        Empty under stage 3."""
+        """For each weight that every rank holds whole, a sum over its bits. Empty under stage 3.
+
+        It is equal on all ranks, or one of them has gone wrong.
+        """
         if self.zero_stage == 3:
             return {}
         whole = {name: piece.values for name, piece in self.local_parts().items()}

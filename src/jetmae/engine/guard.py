@@ -25,8 +25,10 @@ def is_sound(result: StepResult, backend: Backend) -> bool:
 
 
 def suspects(micro_batches: list[Batch], result: StepResult, world: World) -> list[int]:
-    """Sample ids of the micro-batches whose loss is not finite, of all ranks; of all micro-batches if only the gradient
-    is not. Collective."""
+    """Sample ids of the micro-batches whose loss is not finite, of all ranks. Collective.
+
+    If only the gradient is not finite, those of all micro-batches.
+    """
     mine = [(bool(loss.isfinite()), batch.ids_B.tolist())
             for batch, loss in zip(micro_batches, result.local_losses, strict=True)]  # fmt: skip
     everyones = [part for ranks in world.gather(mine) for part in ranks]

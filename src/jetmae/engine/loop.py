@@ -110,7 +110,8 @@ class Fit:
         enter_phase("step: fetch", f"step {step}")
         micro_batches = next(self._steps)
         if step not in self.state.skipped_steps and not self._update(micro_batches):
-            return self._roll_back()
+            self._roll_back()
+            return
         self.state.step, self.state.validation_due = step, self._due(self.intervals.validate, after=step)
         self._round_off()
 

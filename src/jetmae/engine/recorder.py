@@ -95,8 +95,9 @@ class Recorder:
         self._tensorboard.image(name, image_HWC, step)
 
     def flush(self) -> None:
-        """Have all lines of metrics.jsonl on disk. To be called before a checkpoint: a resume from it does not write
-        them again.
+        """Have all lines of metrics.jsonl on disk.
+
+        To be called before a checkpoint: a resume from it does not write them again.
 
         Raises:
             JetmaeError: they cannot be written.

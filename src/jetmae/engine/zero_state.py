@@ -1,5 +1,6 @@
-"""Where DeepSpeed keeps the float32 weights and AdamW's moments, for each ZeRO stage. With backend.py the only code
-that knows DeepSpeed from inside.
+"""Where DeepSpeed keeps the float32 weights and AdamW's moments, for each ZeRO stage.
+
+This and backend.py are the only code that knows DeepSpeed from inside.
 
 DeepSpeed's own checkpoints hold what is needed too, but tied to a number of ranks and a stage, pickled, and written
 while training waits. The places below are those that its universal checkpoint and its documented accessors read.
@@ -39,7 +40,7 @@ class ZeroState:
             step = torch.zeros((), dtype=torch.float32, device=master.device)
             self._adamw.state[master] = {"step": step, **{name: torch.zeros_like(master) for name in MOMENTS}}
         if stage in (1, 2):
-            engine.optimizer._lazy_init_hp_params_optimizer_state()
+            engine.optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001  no public way
 
     def pieces(self) -> Iterator[Piece]:
         """Weights and moments that lie on this rank; of stage 0 all of them, on every rank."""
@@ -99,7 +100,7 @@ class ZeroState:
             values |= {name: optimizer.get_local_fp32_param(parameter, name) for name in MOMENTS}
             return start, {name: value[:length] for name, value in values.items()}
         if self._stage:
-            mapping = parameter._hp_mapping
+            mapping = parameter._hp_mapping  # noqa: SLF001  what DeepSpeed's universal checkpoint reads
             if mapping is None:  # all of it lies on other ranks
                 return 0, {}
             moments = {name: mapping.get_optim_state_fragment(name) for name in MOMENTS}

@@ -12,7 +12,8 @@ from jetmae.launch.resources import Resources
 @dataclass(frozen=True)
 class Layout:
     """Slurm jobs with these resources; or, without, processes of this machine: `nodes` times `ranks_per_node`, by
-    default one per GPU."""
+    default one per GPU.
+    """
 
     resources: Resources | None = None
     nodes: int = 1

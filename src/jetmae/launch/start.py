@@ -100,7 +100,8 @@ def submit(stages: list[Stage], layout: Layout, resources: Resources, *, report:
 
 def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[list[str], list[Member]]:
     """Submit the runs that are neither complete nor have a job. Returns the jobs that a later stage waits for, old and
-    new, and the runs that were submitted."""
+    new, and the runs that were submitted.
+    """
     alive, missing = [], []
     for member in stage.members:
         if member.run.completed.exists():

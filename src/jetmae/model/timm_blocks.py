@@ -29,7 +29,7 @@ def _import_block() -> type[nn.Module]:
 
 
 def _declare_torchvision_operators() -> None:
-    global _torchvision_operators  # the declaration lives as long as this object
+    global _torchvision_operators  # noqa: PLW0603  the declaration lives as long as this object
     for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "timm")]:
         del sys.modules[name]
     _torchvision_operators = operators = torch.library.Library("torchvision", "FRAGMENT")

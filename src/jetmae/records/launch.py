@@ -31,7 +31,7 @@ class LaunchRecord:
     def started_at_s(self) -> float | None:
         """When it was started last, in seconds since 1970."""
         try:
-            return datetime.strptime(self.started_at, TIME_FORMAT).timestamp()
+            return datetime.strptime(self.started_at, TIME_FORMAT).timestamp()  # noqa: DTZ007  the format has %z
         except ValueError:
             return None
 

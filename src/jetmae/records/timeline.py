@@ -1,5 +1,7 @@
-"""The lines of timeline.jsonl: one per restore and per save. Whoever makes a line leaves `attempt` and `time_s` out:
-`append_timeline` fills them in."""
+"""The lines of timeline.jsonl: one per restore and per save.
+
+Whoever makes a line leaves `attempt` and `time_s` out: `append_timeline` fills them in.
+"""
 
 import time
 from collections.abc import Iterable

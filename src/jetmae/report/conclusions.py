@@ -57,7 +57,7 @@ class MeanDifference:
 
     @property
     def over(self) -> str:
-        """`3 pairs of runs`, `5 runs against 1 control`"""
+        """`3 pairs of runs`, `5 runs against 1 control`."""
         if self.num_runs == self.num_controls:
             return f"{self.num_runs} pair{'s' if self.num_runs > 1 else ''} of runs"
         return f"{self.num_runs} runs against {self.num_controls} control{'s' if self.num_controls > 1 else ''}"
@@ -138,7 +138,7 @@ def sentence(kind: str, mean: MeanDifference, label: str = "") -> str:
     return text[0].upper() + text[1:]
 
 
-def _say_unknown(subject: str, control: str, mean: MeanDifference) -> str:
+def _say_unknown(subject: str, control: str, mean: MeanDifference) -> str:  # noqa: ARG001  all of a table
     return f"the AUC of {subject} against {control} has no answer: the test jets are too few or of one class only."
 
 

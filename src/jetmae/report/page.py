@@ -143,8 +143,8 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     styles = plots.run_styles(runs)
     signal, background = _class_names(found)
     figures = [
-        ("roc", plots.roc_curves(found, styles), "ROC curves", f"Signal: {signal}; background: {background}. "
-         "Bands: binomial uncertainty of the background. Curves end where fewer than 3 background jets are left."),
+        ("roc", plots.roc_curves(found, styles), "ROC curves", (f"Signal: {signal}; background: {background}. "
+         "Bands: binomial uncertainty of the background. Curves end where fewer than 3 background jets are left.")),
         ("auc_against_pt", plots.auc_against_pt(found, styles), "AUC in bins of jet pT",
          "Six bins with equally many jets; points are shifted sideways to be seen."),
         ("calibration", plots.calibration(found, styles), "Calibration",
@@ -286,7 +286,7 @@ def _setup(run: RecordedRun, row: Row) -> dict[str, Any]:
 
 
 def _attempts(run: RecordedRun) -> str:
-    """`2 (preempted, completed)`"""
+    """`2 (preempted, completed)`."""
     numbers = {line.attempt for line in run.attempts}
     causes = Counter(str(line.cause) for line in run.attempts if isinstance(line, EndLine))
     ends = ", ".join(cause if times == 1 else f"{times} times {cause}" for cause, times in causes.items())

@@ -254,8 +254,10 @@ def auc_against_pt(predictions: Mapping[str, Predictions], styles: Mapping[str, 
 def explained_variance_bars(
     per_split: Mapping[str, Mapping[str, Measurement]], by_mean_image: Mapping[str, Measurement]
 ) -> Figure:
-    """Explained variance of masked pixels per channel, training beside test, with error bars; a line at what the mean
-    training jet explains of test jets, if that is known."""
+    """Explained variance of masked pixels per channel, training beside test, with error bars.
+
+    There is a line at what the mean training jet explains of test jets, if that is known.
+    """
     figure, (ax,) = _panels(1, height_in=4.0)
     channels = list(next(iter(per_split.values())))
     width = 0.8 / len(per_split)
@@ -315,8 +317,10 @@ def event_pictures(found: Reconstruction, example: int) -> Figure:
 
 
 def _event_images(found: Reconstruction, example: int, channel: int) -> tuple[NDArray[np.float32], ...]:
-    """Input, masked input (nan where hidden), the input completed by the prediction, and the residual (0 where
-    visible); each (H, W)."""
+    """Input, masked input, the input completed by the prediction, and the residual, each (H, W).
+
+    The masked input is nan where hidden, the residual 0 where visible.
+    """
     image, prediction = found.image[example, channel], found.reconstruction[example, channel]
     hidden = found.mask[example]
     completed = np.where(hidden, prediction, image)

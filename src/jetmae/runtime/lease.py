@@ -163,7 +163,7 @@ def _watch(root: Path, seen: _Seen) -> _Seen:
 
 def _me() -> dict[str, Any]:
     """Who this process is. A process id means something on one machine only, and in one of its containers."""
-    boot, container = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
+    boot, container = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), Path("/proc/self/ns/pid").readlink()
     place = {"host": os.uname().nodename, "machine": f"{boot} {container}", "pid": os.getpid()}
     return {**place, "job_id": job_id(), "restart_count": restart_count()}
 

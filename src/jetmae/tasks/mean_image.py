@@ -38,10 +38,10 @@ def mean_image_of(
     sums_2LP = torch.zeros((2, *size), dtype=torch.float64, device=world.device)  # of the values and of their squares
     num_jets = torch.zeros((), dtype=torch.int64, device=world.device)
     for batch in batches:
-        batch = batch.to(world.device)
-        targets_BLP = targets_of(batch)[batch.counts_B].double()
+        moved = batch.to(world.device)
+        targets_BLP = targets_of(moved)[moved.counts_B].double()
         sums_2LP += torch.stack([targets_BLP.sum(dim=0), (targets_BLP**2).sum(dim=0)])
-        num_jets += batch.counts_B.sum()
+        num_jets += moved.counts_B.sum()
     num_jets = world.sum(num_jets)
     mean_LP, mean_square_LP = world.sum(sums_2LP) / num_jets
     return MeanImage(mean_LP, (mean_square_LP - mean_LP**2).clamp(min=0) / (num_jets - 1).clamp(min=1))

@@ -83,9 +83,9 @@ class ProbeTask(Task):
         gather_rows = self.context.world.gather_rows
         with torch.no_grad():
             for batch in batches:
-                batch, images_BCHW = self.context.dense(batch, frozen)
-                counted_R = gather_rows(batch.counts_B.to(torch.uint8)).bool()
-                ids_R, features_RF = gather_rows(batch.ids_B), gather_rows(frozen.features(images_BCHW))
+                moved, images_BCHW = self.context.dense(batch, frozen)
+                counted_R = gather_rows(moved.counts_B.to(torch.uint8)).bool()
+                ids_R, features_RF = gather_rows(moved.ids_B), gather_rows(frozen.features(images_BCHW))
                 rows = torch.searchsorted(ids_N, ids_R[counted_R].cpu())
                 features_NF[rows] = features_RF[counted_R].cpu()
         return ids_N, features_NF

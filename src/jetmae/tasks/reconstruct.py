@@ -63,16 +63,18 @@ class ReconstructionTask(Task):
         return self.target.loss(prediction_BMP, pixels_BMP)
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Metrics, Columns]:
-        """Metrics `loss` and `explained_variance` per channel; per jet and channel `sse`, `sum`, `sum_of_squares` over
-        the masked pixels, and their `count`, in the space of the loss; after `learn_reference` also the
-        `sse_of_mean_image`."""
+        """Metrics `loss` and `explained_variance` per channel, and sums of each jet.
+
+        The columns are, per jet and channel, `sse`, `sum` and `sum_of_squares` over the masked pixels in the space of
+        the loss, and per jet their `count`; after `learn_reference` also the `sse_of_mean_image`.
+        """
         ids, sums = [], defaultdict(list)
         for batch in batches:
-            batch, images_BCHW = self.context.dense(batch, network)
-            predicted = self._predict(network, batch, images_BCHW)
-            ids.append(batch.ids_B[batch.counts_B])
+            moved, images_BCHW = self.context.dense(batch, network)
+            predicted = self._predict(network, moved, images_BCHW)
+            ids.append(moved.ids_B[moved.counts_B])
             for name, values in self._sums_per_jet(*predicted).items():
-                sums[name].append(values[batch.counts_B])
+                sums[name].append(values[moved.counts_B])
         per_jet = self.context.collect(ids, sums)
         per_jet["count"] = np.full(len(per_jet["sample_id"]), self._masked_pixels())
         loss = float(per_jet.pop("loss").mean())
@@ -81,8 +83,10 @@ class ReconstructionTask(Task):
         return {"loss": loss, "explained_variance": per_channel}, per_jet
 
     def learn_reference(self, training_jets: Iterable[Batch]) -> None:
-        """From now on `evaluate` also scores the mean image of these jets as the prediction for every jet; they must
-        not be among those that are evaluated."""
+        """From now on `evaluate` also scores the mean image of these jets as the prediction for every jet.
+
+        They must not be among those that are evaluated.
+        """
         size = (self.num_patches, len(self.channels) * self.experiment.model.patch_size**2)
         self.mean_image = mean_image_of(training_jets, self._all_targets, size, self.context.world)
 

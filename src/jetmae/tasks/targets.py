@@ -44,8 +44,10 @@ class PixelTarget:
         return pixels_BMpC.sum((1, 2))
 
     def sums_per_jet(self, prediction_BMP: Tensor, pixels_BMP: Tensor) -> dict[str, Tensor]:
-        """`loss` (B,), and per channel (B, C) the squared error `sse` and the `sum` and `sum_of_squares` of the target,
-        in float64."""
+        """In float64: `loss` (B,), and per channel (B, C) `sse`, `sum` and `sum_of_squares`.
+
+        They are the squared error, and the sum and the sum of squares of the target.
+        """
         target_BMP = self.of(pixels_BMP).double()
         loss_B = torch.stack([self.loss(p, t) for p, t in zip(prediction_BMP, pixels_BMP, strict=True)])
         return {

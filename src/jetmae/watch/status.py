@@ -102,9 +102,10 @@ def job_of(lines: list[AttemptLine], launch: LaunchRecord) -> str | None:
 
 
 def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue) -> str:
-    """What a run is doing: one of
+    """What a run is doing.
 
-    complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, `stopped (CAUSE)`, unknown, not started
+    One of complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, `stopped (CAUSE)`, unknown, not
+    started.
     """
     if run.completed.exists():
         return "complete"

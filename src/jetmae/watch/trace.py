@@ -134,8 +134,10 @@ def _add_attempt_line(traces: list[Trace], line: AttemptLine, time_s: float) -> 
 
 
 def _owner(traces: list[Trace], line: TrainLine | TimelineLine) -> Trace | None:
-    """The attempt that wrote a line: the one of its number. If a lost start line has left several attempts with that
-    number, or none, it is the last one that had begun by then."""
+    """The attempt that wrote a line: the one of its number.
+
+    If a lost start line has left several attempts with that number, or none, it is the last one that had begun by then.
+    """
     same = [trace for trace in traces if trace.number == line.attempt] or traces
     if len(same) == 1:
         return same[0]

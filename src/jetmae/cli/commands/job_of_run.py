@@ -42,7 +42,7 @@ def command_slurm(*command: str) -> None:
         JetmaeError: with what it said.
     """
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+        finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise JetmaeError(f"{shlex.join(command)}: {error}; try again where Slurm answers") from None
     if finished.returncode:

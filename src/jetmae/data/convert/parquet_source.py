@@ -43,7 +43,7 @@ def open_parquet(path: Path, options: SourceOptions) -> list[SourcePart]:
 
 def _import_parquet():
     try:
-        import pyarrow.parquet as parquet
+        from pyarrow import parquet
     except ImportError as error:
         raise JetmaeError("Parquet files need pyarrow; install it with: pip install -e '.[convert]'") from error
     return parquet

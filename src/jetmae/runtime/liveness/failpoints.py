@@ -1,4 +1,6 @@
-"""Where the chaos tests strike. Inert unless the environment variable JETMAE_FAILPOINTS is set:
+"""Where the chaos tests strike.
+
+Inert unless the environment variable JETMAE_FAILPOINTS is set:
 
     JETMAE_FAILPOINTS="save: commit@rank1#3=kill; step: fetch=sleep=0.5"
 

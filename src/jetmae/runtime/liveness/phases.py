@@ -70,7 +70,7 @@ _memory = PhaseMemory()
 
 def share_phase_at(descriptor: int) -> None:
     """From now on write this rank's phase into the file behind a descriptor."""
-    global _memory
+    global _memory  # noqa: PLW0603  a process has one
     os.truncate(descriptor, PhaseMemory.RECORD.size)
     _memory = PhaseMemory(descriptor)
     _memory.write("import", "")

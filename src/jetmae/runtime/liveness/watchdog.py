@@ -59,7 +59,7 @@ _watchdog: subprocess.Popen[bytes] | None = None  # holds the pipe open
 
 def start_watchdog(logs: Path) -> None:
     """Have this process watched until it ends. To be called once, in the main thread."""
-    global _watchdog
+    global _watchdog  # noqa: PLW0603  a process has one
     phase, stacks = os.memfd_create("jetmae-phase"), os.memfd_create("jetmae-stacks")
     share_phase_at(phase)
     faulthandler.enable(stacks)
@@ -97,7 +97,8 @@ def guard(rank: "Rank", report: RankReport) -> None:
         elif silence_s > phase.limit_s + patience_s:
             finding = rank.examine()
             if patience_s or not finding.waits:
-                return end(rank, report, f"hung in {phase} for {silence_s:.0f} s", finding)
+                end(rank, report, f"hung in {phase} for {silence_s:.0f} s", finding)
+                return
             patience_s = phase.limit_s + MARGIN_S
     if rank.phase_memory.read().phase != END:
         post_mortem(rank, report)
