@@ -129,7 +129,7 @@ def test_nan_pixels(damaged, tmp_path, ranks):
     shard = next(damaged.glob("unlabelled_train-*.h5"))
     overwrite(shard, "value", np.nan)
     finished = launch("pretrain", *SHORT, f"data.path={damaged}", "--ranks-per-node", ranks, runs=tmp_path / "runs")
-    refused(finished, shard.name, "NaN", "jobs/data.py verify")
+    refused(finished, shard.name, "NaN", "data verify")
     assert not list((tmp_path / "runs").glob("*/weights/*"))
     attempts = (tmp_path / "runs" / "pretrain-small" / "attempts.jsonl").read_text()
     assert '"cause": "crashed"' in attempts

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jetmae.run_folder import RunFolder, read_lines
+from jetmae.records.json_lines import read_lines
+from jetmae.run_folder import RunFolder
 from tests.conftest import TINY, TINY_DECODER, launch, succeed
 from tests.integration.ranks import run_two_ranks
 
