@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jetmae.data.convert.source import SourceOptions, SourcePart, open_source
+from jetmae.data.convert.open import open_source
+from jetmae.data.convert.source import SourceOptions, SourcePart
 from jetmae.errors import DataError
 
 DIVISION = ("train", "validation", "test")

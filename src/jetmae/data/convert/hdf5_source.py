@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,7 +49,7 @@ def open_hdf5(path: Path, options: SourceOptions) -> list[SourcePart]:
 
     try:
         with h5py.File(path, "r", locking=False) as file:
-            arrays = _arrays(file, h5py)
+            arrays = _arrays(file)
             keys = _image_keys(arrays, options, path)
             attributes = {name: _names(file.attrs.get(name)) for name in ("channels", "units", "classes")}
             label_columns = _LabelColumns(arrays, options, path)
@@ -57,7 +58,7 @@ def open_hdf5(path: Path, options: SourceOptions) -> list[SourcePart]:
         raise DataError(f"source {path} is damaged or truncated HDF5 ({error}); fetch it again") from error
 
 
-def _arrays(file, h5py) -> dict:
+def _arrays(file) -> dict:
     arrays = {}
     file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     return arrays

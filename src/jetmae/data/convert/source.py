@@ -1,11 +1,4 @@
-"""Files of jet images as others write them: which layout is it, and its jets block by block.
-
-A file is recognised by looking at its keys, shapes and types; each guess can be overridden (SourceOptions). What cannot
-be decided is refused with a list of what was found and the option that decides it. Known layouts:
-
-    HDF5     one image array (N, H, W, C) or (N, C, H, W), compressed or not; labels, mass, pT as (N,) or (N, 1)
-    HDF5     {train,validation,test}_{jet,meta}: the file brings its splits; label first or last column of meta
-    Parquet  an image column, flat in the order rows, columns, channels, or nested (C, H, W) or (H, W, C)
+"""What all source files share, whatever their format: names that are looked for, shapes, and what a source gives.
 
 Shapes: N jets of a file, B of a block, C channels, H rows, W columns.
 """
@@ -18,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jetmae.data.shards import MAX_PLACES
 from jetmae.errors import DataError
 
 IMAGE_NAMES = ("jet", "jets", "x_jets", "image", "images", "x")
@@ -82,54 +74,6 @@ class SourcePart:
     channels: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
-
-
-def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
-    """Recognise a file: one part, or one per split if the file brings its own.
-
-    Raises:
-        DataError: missing, damaged, or of no known layout; says what was found and which option decides.
-    """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(8)
-    except OSError as error:
-        raise DataError(
-            f"source {path} cannot be read ({error.strerror}): expected an HDF5 or Parquet file of jet images;"
-            " check the path"
-        ) from error
-    if magic == b"\x89HDF\r\n\x1a\n":
-        from jetmae.data.convert.hdf5_source import open_hdf5 as open_format
-    elif magic[:4] == b"PAR1":
-        from jetmae.data.convert.parquet_source import open_parquet as open_format
-    else:
-        raise DataError(
-            f"source {path} begins with {magic!r}: expected HDF5 or Parquet; if it is an archive, unpack it first"
-        )
-    parts = _without_empty_splits(open_format(path, options))
-    for part in parts:
-        _check_size(part)
-    return parts
-
-
-def _without_empty_splits(parts: list[SourcePart]) -> list[SourcePart]:
-    """The parts that hold jets, and a printed line for each of the others; all of them if none does."""
-    filled = [part for part in parts if part.rows]
-    for part in parts if filled else ():
-        if not part.rows:
-            print(f"source {part.path}: {part.key} has 0 jets: left out")
-    return filled or parts
-
-
-def _check_size(part: SourcePart) -> None:
-    if part.rows == 0:
-        raise DataError(f"source {part.path}: {part.key} has 0 jets, expected at least 1; leave this file out")
-    _, height, width = part.image_shape
-    if height * width >= MAX_PLACES:
-        raise DataError(
-            f"source {part.path}: images of {height} x {width} pixels, expected fewer than {MAX_PLACES}"
-            " (places and counts are stored in two bytes); crop or rebin them first"
-        )
 
 
 def resolve_axes(shape: tuple[int, int, int], options: SourceOptions, where: str) -> tuple[tuple[int, int, int], bool]:
