@@ -12,9 +12,10 @@ Which jets go to which split is decided in division.py.
 import datetime
 import importlib.metadata
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ from jetmae.progress import Progress
 
 MAX_SHARD_VALUES = 40_000_000  # 240 MB held per split while a shard fills; dense images reach it before jets_per_shard
 BYTES_PER_VALUE, BYTES_PER_JET = 6, 64
+Normalisations = dict[str, dict[str, dict[str, list[float]]]]  # split, transform, name, value per channel
+Scalar = TypeVar("Scalar", bound=np.generic)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class ConvertOptions:
     hash_sources: bool = False
     """Record the SHA-256 of the source files."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise JetmaeError(
                 f"fractions {self.fractions}: expected three numbers from 0 that add up to 1 (train, validation, test);"
@@ -122,11 +126,11 @@ def convert(
 
 def _describe_dataset(plan: list[PlannedPart], source_options: SourceOptions, options: ConvertOptions) -> Manifest:
     """Shape, channels, units and classes, on which all sources must agree; splits are still empty."""
-    shape = _agreed(plan, "image_shape", None)
-    channels = _agreed(plan, "channels", source_options.channels) or CHANNEL_NAMES.get(
+    shape = _agreed(plan, "image_shape", lambda part: part.image_shape, None) or plan[0].part.image_shape
+    channels = _agreed(plan, "channels", lambda part: part.channels, source_options.channels) or CHANNEL_NAMES.get(
         shape[0], tuple(f"channel {number}" for number in range(shape[0]))
     )
-    units = _agreed(plan, "units", source_options.units) or ("unknown",) * shape[0]
+    units = _agreed(plan, "units", lambda part: part.units, source_options.units) or ("unknown",) * shape[0]
     for name, values in (("channels", channels), ("units", units)):
         if len(values) != shape[0]:
             raise DataError(
@@ -134,7 +138,7 @@ def _describe_dataset(plan: list[PlannedPart], source_options: SourceOptions, op
                 f" {plan[0].part.path}; expected one per channel; correct --{name}"
             )
     labelled = any(planned.part.label_N is not None for planned in plan)
-    classes = _agreed(plan, "classes", source_options.classes) or ("class 0", "class 1")
+    classes = _agreed(plan, "classes", lambda part: part.classes, source_options.classes) or ("class 0", "class 1")
     return Manifest(
         image_shape=shape,
         channels=channels,
@@ -145,9 +149,11 @@ def _describe_dataset(plan: list[PlannedPart], source_options: SourceOptions, op
     )
 
 
-def _agreed(plan: list[PlannedPart], name: str, wanted: tuple | None) -> tuple | None:
+def _agreed(
+    plan: list[PlannedPart], name: str, of: Callable[[SourcePart], Value | None], wanted: Value | None
+) -> Value | None:
     """What the option says, else what all files that say anything say."""
-    known = {getattr(planned.part, name): planned.part.path for planned in plan if getattr(planned.part, name)}
+    known = {value: planned.part.path for planned in plan if (value := of(planned.part))}
     if wanted is None and len(known) > 1:
         (first, first_path), (second, second_path) = list(known.items())[:2]
         raise DataError(
@@ -168,7 +174,7 @@ def _usable_tower_size(shape: tuple[int, int, int], tower_size: int) -> int:
 def _checked_labels(planned: PlannedPart, classes: tuple[str, ...] | None) -> PlannedPart:
     label_N = planned.part.label_N
     if label_N is not None:
-        check_labels(label_N, np.arange(len(label_N)), classes, where=f"source {planned.part.path}")
+        check_labels(label_N, np.arange(len(label_N)), classes or (), where=f"source {planned.part.path}")
     return planned
 
 
@@ -202,16 +208,26 @@ def sparse_blocks(
         count_BC, index, value = sparsify(block, channels_last=part.channels_last)
         value = _checked_values(part, rows, count_BC, index, value, options)
         count_BC, index, value = without_zeros(count_BC, index, value)  # which rounding may have made
-        columns = [None if column is None else column[rows] for column in (part.label_N, part.mass_N, part.pt_N)]
-        jets = SparseJets(count_BC, index, value, rows, *columns)
+        jets = SparseJets(
+            count_BC, index, value, rows, _rows(part.label_N, rows), _rows(part.mass_N, rows), _rows(part.pt_N, rows)
+        )
         constant, split_of_jet = _constant_images(jets, block[0].size), planned.split_of_row[rows]
         if options.drop_constant and constant.any():
             jets, split_of_jet = take(jets, ~constant), split_of_jet[~constant]
         yield jets, split_of_jet, constant
 
 
+def _rows(column_N: NDArray[Scalar] | None, rows: NDArray[np.int64]) -> NDArray[Scalar] | None:
+    return None if column_N is None else column_N[rows]
+
+
 def _checked_values(
-    part: SourcePart, rows: NDArray, count_BC: NDArray, index: NDArray, value: NDArray, options: ConvertOptions
+    part: SourcePart,
+    rows: NDArray[np.int64],
+    count_BC: NDArray[np.uint16],
+    index: NDArray[np.uint16],
+    value: NDArray[Any],
+    options: ConvertOptions,
 ) -> NDArray[np.float32]:
     """Values as float32.
 
@@ -237,7 +253,13 @@ def _checked_values(
     return stored
 
 
-def _where(part: SourcePart, rows: NDArray, count_BC: NDArray, index: NDArray, number: int) -> str:
+def _where(
+    part: SourcePart,
+    rows: NDArray[np.int64],
+    count_BC: NDArray[np.uint16],
+    index: NDArray[np.uint16],
+    number: int,
+) -> str:
     """Names the stored value of that number: file, row, channel, pixel."""
     image = int(np.searchsorted(np.cumsum(count_BC.reshape(-1)), number, side="right"))
     jet, channel = divmod(image, count_BC.shape[1])
@@ -248,7 +270,7 @@ def _where(part: SourcePart, rows: NDArray, count_BC: NDArray, index: NDArray, n
 def _constant_images(jets: SparseJets, pixels: int) -> NDArray[np.bool_]:
     """Which images have one value everywhere (B,); an empty image is one of them."""
     per_jet = jets.count_NC.sum(axis=1, dtype=np.int64)
-    constant = per_jet == 0
+    constant: NDArray[np.bool_] = per_jet == 0
     for jet in np.flatnonzero(per_jet == pixels):
         value = jets.value[per_jet[:jet].sum() :][:pixels]
         constant[jet] = (value == value[0]).all()
@@ -281,14 +303,14 @@ class _SplitWriter:
     def _hold(self, jets: SparseJets) -> None:
         self.parts.append(jets)
         self.jets, self.values = self.jets + len(jets), self.values + len(jets.index)
-        if self.per_tower_C.any():
+        if self.grid is not None and self.per_tower_C.any():
             self.per_tower_C &= constant_towers(jets, self.grid).all(axis=0)
 
     def _write(self) -> None:
         jets = concatenate(self.parts)
         occupied_C = jets.count_NC.any(axis=0)  # an empty channel is neither; calling it per pixel says less
         tower_channels = tuple(np.flatnonzero(self.per_tower_C & occupied_C).tolist())
-        if tower_channels:
+        if self.grid is not None and tower_channels:
             jets = store_per_tower(jets, tower_channels, self.grid)
         path = self.folder / f"{self.split}-{len(self.entries):05d}.h5"
         self.entries.append(write_shard(path, jets, manifest=self.manifest, tower_channels=tower_channels))
@@ -303,7 +325,7 @@ class _SplitWriter:
 # ---- what the manifest says besides
 
 
-def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest: Manifest) -> dict:
+def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest: Manifest) -> Normalisations:
     """Constants of the training splits; those of validation and test jets are none of the network's business."""
     _, height, width = manifest.image_shape
     return {
@@ -319,7 +341,7 @@ def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest:
 
 def _provenance(
     sources: Sequence[str], plan: list[PlannedPart], source_options: SourceOptions, options: ConvertOptions
-) -> dict:
+) -> dict[str, Any]:
     return {
         "jetmae_version": importlib.metadata.version("jetmae"),
         "converted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -330,7 +352,7 @@ def _provenance(
     }
 
 
-def _provenance_of(planned: PlannedPart, options: ConvertOptions) -> dict:
+def _provenance_of(planned: PlannedPart, options: ConvertOptions) -> dict[str, Any]:
     part = planned.part
     return {
         "path": str(part.path.resolve()),

@@ -95,8 +95,11 @@ def _with_common_columns(plan: list[PlannedPart]) -> list[PlannedPart]:
                 f"split {split} would mix labelled jets with those of {unlabelled[0]}, which has no labels; give that"
                 f" file as {UNLABELLED}=FILE or name its label array with --label-key"
             )
-        for name in ("mass_N", "pt_N"):
-            if any(getattr(planned.part, name) is None for planned in members):
-                for planned in members:
-                    planned.part = replace(planned.part, **{name: None})
+        without_mass = any(planned.part.mass_N is None for planned in members)
+        without_pt = any(planned.part.pt_N is None for planned in members)
+        for planned in members:
+            mass_N, pt_N = planned.part.mass_N, planned.part.pt_N
+            planned.part = replace(
+                planned.part, mass_N=None if without_mass else mass_N, pt_N=None if without_pt else pt_N
+            )
     return plan

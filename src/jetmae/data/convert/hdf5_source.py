@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,6 +38,7 @@ from jetmae.errors import DataError
 
 MAX_BLOCK_BYTES = 1 << 30  # a chunk may hold many jets; blocks follow chunks up to this size
 GZIP_FILTER, SHUFFLE_FILTER = 1, 2
+Arrays = dict[str, Any]  # h5py datasets by their name
 
 
 def open_hdf5(path: Path, options: SourceOptions) -> list[SourcePart]:
@@ -45,8 +47,6 @@ def open_hdf5(path: Path, options: SourceOptions) -> list[SourcePart]:
     Raises:
         DataError: truncated, not recognised, or arrays of different lengths.
     """
-    import h5py
-
     try:
         with h5py.File(path, "r", locking=False) as file:
             arrays = _arrays(file)
@@ -58,23 +58,23 @@ def open_hdf5(path: Path, options: SourceOptions) -> list[SourcePart]:
         raise DataError(f"source {path} is damaged or truncated HDF5 ({error}); fetch it again") from error
 
 
-def _arrays(file) -> dict:
-    arrays = {}
+def _arrays(file: Any) -> Arrays:
+    arrays: Arrays = {}
     file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     return arrays
 
 
-def _names(attribute) -> tuple[str, ...] | None:
+def _names(attribute: Any) -> tuple[str, ...] | None:
     if attribute is None:
         return None
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in np.atleast_1d(attribute))
 
 
-def _describe(arrays: dict) -> str:
+def _describe(arrays: Arrays) -> str:
     return ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items()) or "no arrays"
 
 
-def _image_keys(arrays: dict, options: SourceOptions, path: Path) -> list[str]:
+def _image_keys(arrays: Arrays, options: SourceOptions, path: Path) -> list[str]:
     """One array of images, or several that are the splits of the file."""
     if options.image_key is not None:
         keys = [key for key in arrays if key == options.image_key or _is_split_of(key, options.image_key)]
@@ -85,7 +85,7 @@ def _image_keys(arrays: dict, options: SourceOptions, path: Path) -> list[str]:
         return keys
     if keys and all(split_of_key(key)[0] for key in keys):
         order = list(SPLIT_OF_PREFIX.values())  # train first; HDF5 lists names by the alphabet
-        return sorted(keys, key=lambda key: order.index(split_of_key(key)[0]))
+        return sorted(keys, key=lambda key: order.index(split_of_key(key)[0] or ""))
     raise DataError(
         f"source {path} has {len(keys)} arrays that could be the images, expected one (N, H, W, C) or (N, C, H, W), or"
         f" one per split such as train_jet; found: {_describe(arrays)}; say which with --image-key"
@@ -97,13 +97,22 @@ def _is_split_of(key: str, image_key: str) -> bool:
     return split is not None and key == prefix + image_key
 
 
-def _part(path: Path, key: str, arrays: dict, options: SourceOptions, attributes: dict, label_columns) -> SourcePart:
+def _part(
+    path: Path,
+    key: str,
+    arrays: Arrays,
+    options: SourceOptions,
+    attributes: dict[str, tuple[str, ...] | None],
+    label_columns: "_LabelColumns",
+) -> SourcePart:
     array, (split, prefix) = arrays[key], split_of_key(key)
     where = f"source {path}: {key}"
     if array.dtype.kind not in "fiu" or array.ndim not in (2, 4):
         raise DataError(f"{where} is {array.shape} {array.dtype}, expected numbers (N, H, W, C); see --image-key")
-    resolve = resolve_flat if array.ndim == 2 else resolve_axes
-    shape, channels_last = resolve(array.shape[1] if array.ndim == 2 else array.shape[1:], options, where)
+    if array.ndim == 2:
+        shape, channels_last = resolve_flat(array.shape[1], options, where)
+    else:
+        shape, channels_last = resolve_axes(array.shape[1:], options, where)
     columns = label_columns.read(prefix, len(array))
     found = f"{key} {array.shape} {array.dtype} {array.compression or 'not compressed'}"
     if array.compression == "gzip" and not _deflate_is_installed():
@@ -119,17 +128,17 @@ def _part(path: Path, key: str, arrays: dict, options: SourceOptions, attributes
 class _LabelColumns:
     """Labels, masses and pT beside the images: arrays of their own, or columns of a `meta` table."""
 
-    def __init__(self, arrays: dict, options: SourceOptions, path: Path):
+    def __init__(self, arrays: Arrays, options: SourceOptions, path: Path):
         self.arrays, self.options, self.path = arrays, options, path
         self.tables = {} if options.label_key else {k: a for k, a in arrays.items() if self._is_table(k)}
         # One decision for all splits of the file: a small split may by chance not decide it.
-        self._column = None
+        self._column: int | None = None
 
     @staticmethod
     def _is_table(key: str) -> bool:
         return find_name([key], ("meta",), split_of_key(key)[1]) is not None
 
-    def read(self, prefix: str, rows: int) -> dict:
+    def read(self, prefix: str, rows: int) -> dict[str, Any]:
         """`found` (a sentence), and `label`, `mass`, `pt` (N,) where the file has them."""
         names = {"mass": find_name(self.arrays, MASS_NAMES, prefix), "pt": find_name(self.arrays, PT_NAMES, prefix)}
         label_key = self._label_key(prefix)
@@ -165,16 +174,16 @@ class _LabelColumns:
             self._column = label_column(np.concatenate(tables), self.options, f"source {self.path}: {label_key}")
         return self._column
 
-    def _checked(self, name: str, values: NDArray, rows: int, where: str) -> NDArray:
+    def _checked(self, name: str, values: NDArray[Any], rows: int, where: str) -> NDArray[Any]:
         values = integers(values, where) if name == "label" else one_per_jet(values, where).astype(np.float32)
         if len(values) != rows:
             raise DataError(f"{where} has {len(values)} rows for {rows} jets; expected one per jet; correct the source")
         return values
 
 
-def _blocks(path: Path, key: str, shape: tuple[int, int, int], channels_last: bool) -> Iterator[tuple[int, NDArray]]:
-    import h5py
-
+def _blocks(
+    path: Path, key: str, shape: tuple[int, int, int], channels_last: bool
+) -> Iterator[tuple[int, NDArray[Any]]]:
     channels, *sides = shape
     stored = (*sides, channels) if channels_last else shape
     try:
@@ -194,19 +203,19 @@ def _blocks(path: Path, key: str, shape: tuple[int, int, int], channels_last: bo
         ) from error
 
 
-def _block_jets(array) -> int:
+def _block_jets(array: Any) -> int:
     """Blocks are whole chunks: half a chunk costs as much to unzip as a whole one."""
     jet_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
     chunk_jets = array.chunks[0] if array.chunks else 1
     wanted = -(-BLOCK_JETS // chunk_jets) * chunk_jets
-    return max(1, min(wanted, MAX_BLOCK_BYTES // jet_bytes, len(array)))
+    return int(max(1, min(wanted, MAX_BLOCK_BYTES // jet_bytes, len(array))))
 
 
-def _read_with_h5py(array, first: int, block: NDArray) -> None:
+def _read_with_h5py(array: Any, first: int, block: NDArray[Any]) -> None:
     array.read_direct(block, np.s_[first : first + len(block)])
 
 
-def _chunk_reader(array) -> Callable[[int, NDArray], None] | None:
+def _chunk_reader(array: Any) -> Callable[[int, NDArray[Any]], None] | None:
     """A reader of gzip chunks that hold whole jets, or None where the array is stored otherwise."""
     if not array.chunks or array.chunks[1:] != array.shape[1:] or array.chunks[0] > BLOCK_JETS:
         return None
@@ -221,7 +230,7 @@ def _deflate_is_installed() -> bool:
     return importlib.util.find_spec("deflate") is not None
 
 
-def _read_chunks(array, shuffled: bool, first: int, block: NDArray) -> None:
+def _read_chunks(array: Any, shuffled: bool, first: int, block: NDArray[Any]) -> None:
     import deflate
 
     chunk_jets, rest = array.chunks[0], (0,) * (array.ndim - 1)
@@ -232,7 +241,7 @@ def _read_chunks(array, shuffled: bool, first: int, block: NDArray) -> None:
             filter_mask, packed = array.id.read_direct_chunk((first + start, *rest))
             raw = deflate.zlib_decompress(packed, chunk_bytes)
         except (OSError, RuntimeError, deflate.DeflateError):
-            filter_mask, raw = 0, b""
+            filter_mask, raw = 0, bytearray()
         # Stored without a filter, never written, or damaged: h5py fills in, or says what is wrong.
         if filter_mask or len(raw) != chunk_bytes:
             _read_with_h5py(array, first + start, target)
@@ -240,7 +249,7 @@ def _read_chunks(array, shuffled: bool, first: int, block: NDArray) -> None:
             _unpack(raw, target, array, shuffled)
 
 
-def _unpack(raw: bytes, target: NDArray, array, shuffled: bool) -> None:
+def _unpack(raw: bytearray, target: NDArray[Any], array: Any, shuffled: bool) -> None:
     """Copy the jets of an unzipped chunk into `target`; the last chunk of an array may hold more than there are."""
     if not shuffled:
         target[...] = np.frombuffer(raw, dtype=array.dtype).reshape(array.chunks)[: len(target)]

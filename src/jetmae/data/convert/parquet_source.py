@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def open_parquet(path: Path, options: SourceOptions) -> list[SourcePart]:
         raise DataError(f"source {path} is damaged or truncated Parquet ({error}); fetch it again") from error
 
 
-def _import_parquet():
+def _import_parquet() -> Any:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -49,14 +50,16 @@ def _import_parquet():
     return parquet
 
 
-def _part(path: Path, file, options: SourceOptions) -> SourcePart:
+def _part(path: Path, file: Any, options: SourceOptions) -> SourcePart:
     schema, rows = file.schema_arrow, file.metadata.num_rows
     found = ", ".join(f"{field.name} {field.type}" for field in schema)
     key = _image_key(path, schema, options, found)
     sizes = _image_sizes(path, key, file)
     where = f"source {path}: {key}"
-    resolve = resolve_axes if len(sizes) == 3 else resolve_flat
-    shape, channels_last = resolve(sizes if len(sizes) == 3 else int(np.prod(sizes)), options, where)
+    if len(sizes) == 3:
+        shape, channels_last = resolve_axes(sizes, options, where)
+    else:
+        shape, channels_last = resolve_flat(sizes[0], options, where)
     columns = _scalar_columns(path, file, options, found)
     nesting = "nested" if len(sizes) == 3 else "flat"
     names = ", ".join(f"{name} {column}" for name, (column, _) in columns.items()) or "no labels"
@@ -69,41 +72,43 @@ def _part(path: Path, file, options: SourceOptions) -> SourcePart:
     )  # fmt: skip
 
 
-def _image_key(path: Path, schema, options: SourceOptions, found: str) -> str:
-    lists = [field.name for field in schema if _is_list(field.type)]
-    key = options.image_key or find_name(lists, IMAGE_NAMES) or (lists[0] if len(lists) == 1 else None)
+def _image_key(path: Path, schema: Any, options: SourceOptions, found: str) -> str:
+    lists: list[str] = [field.name for field in schema if _is_list(field.type)]
+    key = options.image_key or find_name(lists, IMAGE_NAMES) or (lists[0] if len(lists) == 1 else "")
     if key in lists:
         return key
     raise DataError(
-        f"source {path} has no image column {key or ''} that can be told from the others, expected a list of numbers"
+        f"source {path} has no image column {key} that can be told from the others, expected a list of numbers"
         f" per jet; found: {found}; say which with --image-key"
     )
 
 
-def _is_list(kind) -> bool:
+def _is_list(kind: Any) -> bool:
     import pyarrow as pa
 
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _image_sizes(path: Path, key: str, file) -> tuple[int, ...]:
+def _image_sizes(path: Path, key: str, file: Any) -> tuple[int, int, int] | tuple[int]:
     """Lengths of the nested lists of the first image: (C, H, W), (H, W, C) or (all values,)."""
     if file.metadata.num_rows == 0:
         raise DataError(f"source {path}: {key} has 0 jets, expected at least 1; leave this file out")
     image = next(file.iter_batches(batch_size=1, columns=[key])).column(0)
-    sizes = []
+    sizes: list[int] = []
     while _is_list(image.type):
         sizes.append(len(image[0]))
         image = image.flatten()
-    if len(sizes) in (1, 3):
-        return tuple(sizes)
+    if len(sizes) == 1:
+        return (sizes[0],)
+    if len(sizes) == 3:
+        return sizes[0], sizes[1], sizes[2]
     raise DataError(
         f"source {path}: {key} is nested {len(sizes)} deep, expected 1 (flat) or 3 (channels, rows, columns);"
         " say which column with --image-key"
     )
 
 
-def _scalar_columns(path: Path, file, options: SourceOptions, found: str) -> dict:
+def _scalar_columns(path: Path, file: Any, options: SourceOptions, found: str) -> dict[str, tuple[str, NDArray[Any]]]:
     """`label`, `mass`, `pt` -> (column name, values (N,)), as far as the file has them."""
     scalars = [field.name for field in file.schema_arrow if not _is_list(field.type)]
     names = {"mass": find_name(scalars, MASS_NAMES), "pt": find_name(scalars, PT_NAMES)}
@@ -122,14 +127,14 @@ def _scalar_columns(path: Path, file, options: SourceOptions, found: str) -> dic
     }
 
 
-def _numbers(path: Path, column: str, table) -> tuple[str, NDArray]:
+def _numbers(path: Path, column: str, table: Any) -> tuple[str, NDArray[Any]]:
     array = table.column(column)
     if array.null_count:
         raise DataError(f"source {path}: {column} has {array.null_count} missing values, expected none; fill them in")
     return column, array.to_numpy()
 
 
-def _only_column_of_class_numbers(table, options: SourceOptions) -> str | None:
+def _only_column_of_class_numbers(table: Any, options: SourceOptions) -> str | None:
     """Label columns without a telling name: masses and momenta are no class numbers, so one column is enough."""
     numbers = np.arange(len(options.classes or (0, 1)))
     names = table.column_names if table is not None else []
@@ -139,7 +144,7 @@ def _only_column_of_class_numbers(table, options: SourceOptions) -> str | None:
 
 def _blocks(
     path: Path, key: str, sizes: tuple[int, ...], shape: tuple[int, int, int], channels_last: bool
-) -> Iterator[tuple[int, NDArray]]:
+) -> Iterator[tuple[int, NDArray[Any]]]:
     from pyarrow import ArrowException
 
     channels, *sides = shape
@@ -157,7 +162,7 @@ def _blocks(
         ) from error
 
 
-def _flattened(images, sizes: tuple[int, ...], where: str, first_row: int) -> NDArray:
+def _flattened(images: Any, sizes: tuple[int, ...], where: str, first_row: int) -> NDArray[Any]:
     """All values of a batch, after checking that every image has the shape of the first."""
     jets, per_jet = len(images), 1
     for size in sizes:
@@ -171,4 +176,5 @@ def _flattened(images, sizes: tuple[int, ...], where: str, first_row: int) -> ND
         images, per_jet = images.flatten(), per_jet * size
     if images.null_count:
         raise DataError(f"{where}: missing values in rows {first_row}..{first_row + jets - 1}, expected numbers")
-    return images.to_numpy(zero_copy_only=False)
+    values: NDArray[Any] = images.to_numpy(zero_copy_only=False)
+    return values

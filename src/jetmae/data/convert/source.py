@@ -4,9 +4,10 @@ Shapes: N jets of a file, B of a block, C channels, H rows, W columns.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class SourcePart:
     image_shape: tuple[int, int, int]
     channels_last: bool
     layout: str
-    blocks: Callable[[], Iterator[tuple[int, NDArray]]]
+    blocks: Callable[[], Iterator[tuple[int, NDArray[Any]]]]
     label_N: NDArray[np.int64] | None = None
     mass_N: NDArray[np.float32] | None = None
     pt_N: NDArray[np.float32] | None = None
@@ -122,12 +123,12 @@ def split_of_key(key: str) -> tuple[str | None, str]:
     return (split, key[: len(key) - len(re.split("[_/]", key)[-1])]) if split else (None, "")
 
 
-def find_name(names, wanted: tuple[str, ...], prefix: str = "") -> str | None:
+def find_name(names: Iterable[str], wanted: tuple[str, ...], prefix: str = "") -> str | None:
     """The first of `names` that is prefix + one of `wanted`, whatever the case."""
     return next((name for want in wanted for name in names if name.lower() == (prefix + want).lower()), None)
 
 
-def integers(values: NDArray, where: str) -> NDArray[np.int64]:
+def integers(values: NDArray[Any], where: str) -> NDArray[np.int64]:
     """Labels (N,) or (N, 1) of any numeric type as integers (N,).
 
     Raises:
@@ -145,14 +146,14 @@ def integers(values: NDArray, where: str) -> NDArray[np.int64]:
     return whole
 
 
-def one_per_jet(values: NDArray, where: str) -> NDArray:
+def one_per_jet(values: NDArray[Any], where: str) -> NDArray[Any]:
     """(N,) or (N, 1) -> (N,)."""
     if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
         return values.reshape(-1)
     raise DataError(f"{where} has shape {values.shape}, expected (N,) or (N, 1); name the right one with --label-key")
 
 
-def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int:
+def label_column(columns_NM: NDArray[Any], options: SourceOptions, where: str) -> int:
     """Which column of a table (N, M) is the label: the first or last one, that which holds class numbers only.
 
     Masses and momenta are hundreds of GeV and not whole, so at most one column does.
@@ -160,7 +161,7 @@ def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int
     Raises:
         DataError: both or neither do.
     """
-    last = columns_NM.shape[1] - 1
+    last = int(columns_NM.shape[1]) - 1
     if options.label_column is not None:
         return 0 if options.label_column == "first" else last
     numbers = np.arange(len(options.classes or (0, 1)))
@@ -174,7 +175,7 @@ def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int
     )
 
 
-def split_table(columns_NM: NDArray, column: int) -> dict[str, NDArray]:
+def split_table(columns_NM: NDArray[Any], column: int) -> dict[str, NDArray[Any]]:
     """label, mass and pT from a table: (y, m, pT) if the label is first, (pT, m, y) if it is last."""
     if columns_NM.shape[1] != 3:
         return {"label": columns_NM[:, column]}
