@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jetmae.data.convert.compare import compare_with_sources
 from jetmae.data.convert.division import PlannedPart, plan_conversion
-from jetmae.data.convert.output import built_aside, refuse_existing
+from jetmae.data.convert.output import built_aside, find_destination
 from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.integrity import sha256_of
 from jetmae.data.manifest import Manifest, ShardEntry, write_manifest
@@ -101,11 +101,11 @@ def convert(
         JetmaeError: the output exists or cannot be written, or the disk is too small.
     """
     source_options, options = source_options or SourceOptions(), options or ConvertOptions()
-    refuse_existing(output, overwrite)
+    destination = find_destination(output, overwrite=overwrite)
     plan = plan_conversion(sources, source_options, fractions=options.fractions, seed=options.seed)
     manifest = _describe_dataset(plan, source_options, options)
     plan = [_checked_labels(planned, manifest.classes) for planned in plan]
-    with built_aside(output) as folder:
+    with built_aside(destination) as folder:
         _check_disk_space(folder, plan)
         entries, constant_images = _write_splits(folder, plan, manifest, options)
         manifest = replace(
