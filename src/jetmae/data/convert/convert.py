@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from jetmae.data.convert.compare import compare_with_sources
 from jetmae.data.convert.division import PlannedPart, plan_conversion
+from jetmae.data.convert.float32 import is_exact
 from jetmae.data.convert.output import built_aside, find_destination
 from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.integrity import sha256_of
@@ -244,11 +245,11 @@ def _checked_values(
         )
     if value.dtype == np.float32:
         return stored
-    bad = np.flatnonzero(stored != value)
+    bad = np.flatnonzero(~is_exact(value, stored))
     if len(bad) and not options.allow_rounding:
         raise DataError(
-            f"{_where(part, rows, count_BC, index, bad[0])} is {value[bad[0]]!r} ({value.dtype}), which float32 rounds"
-            f" to {stored[bad[0]]!r}; expected values that float32 holds; accept rounding with --allow-rounding"
+            f"{_where(part, rows, count_BC, index, bad[0])} is {value[bad[0]]} ({value.dtype}), which float32 rounds"
+            f" to {stored[bad[0]]}; expected values that float32 holds; accept rounding with --allow-rounding"
         )
     return stored
 

@@ -122,6 +122,7 @@ def _replace(folder: Path, destination: Destination) -> None:
         os.rename(output, aside)
         _refuse_changed(aside, destination)
         os.rename(folder, output)
+        fsync(output.parent)  # before the old dataset is removed
     finally:  # also when this process is asked to end between two of these lines
         if _is_same(output, new):
             _remove_dataset(aside)
