@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from jetmae.data.convert.classes import classes_of, notes_on_classes, numbered
 from jetmae.data.convert.compare import compare_with_sources
 from jetmae.data.convert.division import PlannedPart, plan_conversion
 from jetmae.data.convert.float32 import is_exact
@@ -74,12 +75,16 @@ class ConvertOptions:
 
 @dataclass
 class Conversion:
-    """What a conversion did. Constant images were found, and dropped if asked for; compared is None unless verified."""
+    """What a conversion did. Constant images were found, and dropped if asked for; compared is None unless verified.
+
+    Notes are what the user should know of the sources.
+    """
 
     manifest: Manifest
     plan: list[PlannedPart]
     constant_images: int
     jets_compared: int | None
+    notes: list[str]
 
     @property
     def jets(self) -> int:
@@ -105,7 +110,8 @@ def convert(
     destination = find_destination(output, overwrite=overwrite)
     plan = plan_conversion(sources, source_options, fractions=options.fractions, seed=options.seed)
     manifest = _describe_dataset(plan, source_options, options)
-    plan = [_checked_labels(planned, manifest.classes) for planned in plan]
+    plan = [_checked_labels(numbered(planned, manifest.classes), manifest.classes) for planned in plan]
+    notes = _notes(plan, manifest.classes, source_options)
     with built_aside(destination) as folder:
         _check_disk_space(folder, plan)
         entries, constant_images = _write_splits(folder, plan, manifest, options)
@@ -119,7 +125,7 @@ def convert(
         jets_compared = None
         if verify:
             jets_compared = compare_with_sources(folder, manifest, plan, drop_constant=options.drop_constant)
-    return Conversion(manifest, plan, constant_images, jets_compared)
+    return Conversion(manifest, plan, constant_images, jets_compared, notes)
 
 
 # ---- what the dataset is
@@ -138,13 +144,12 @@ def _describe_dataset(plan: list[PlannedPart], source_options: SourceOptions, op
                 f"{len(values)} {name} ({', '.join(values)}) for images of {shape[0]} channels in"
                 f" {plan[0].part.path}; expected one per channel; correct --{name}"
             )
-    labelled = any(planned.part.label_N is not None for planned in plan)
-    classes = _agreed(plan, "classes", lambda part: part.classes, source_options.classes) or ("class 0", "class 1")
+    named = _agreed(plan, "classes", lambda part: part.classes, source_options.classes)
     return Manifest(
         image_shape=shape,
         channels=channels,
         units=units,
-        classes=classes if labelled else None,
+        classes=classes_of(plan, named),
         tower_size=_usable_tower_size(shape, options.tower_size),
         splits={},
     )
@@ -170,6 +175,12 @@ def _usable_tower_size(shape: tuple[int, int, int], tower_size: int) -> int:
     if not tower_size or height % tower_size or width % tower_size:
         return 0
     return tower_size if height * width * (1 + tower_size**-2) <= MAX_PLACES else 0
+
+
+def _notes(plan: list[PlannedPart], classes: tuple[str, ...] | None, source_options: SourceOptions) -> list[str]:
+    of_sources = [f"{planned.part.path}: {note}" for planned in plan for note in planned.part.notes]
+    of_classes = notes_on_classes(plan, classes, by_user=source_options.classes is not None)
+    return list(dict.fromkeys([*of_sources, *of_classes]))
 
 
 def _checked_labels(planned: PlannedPart, classes: tuple[str, ...] | None) -> PlannedPart:
@@ -356,12 +367,20 @@ def _provenance(
 def _provenance_of(planned: PlannedPart, options: ConvertOptions) -> dict[str, Any]:
     part = planned.part
     return {
-        "path": str(part.path.resolve()),
-        "bytes": part.path.stat().st_size,
-        "sha256": sha256_of(part.path) if options.hash_sources else None,
+        **_file(part.path, options),
         "layout": part.layout,
         "rows": part.rows,
         "splits": list(planned.splits),
+        "notes": list(part.notes),
+        "also_read": [_file(path, options) for path in sorted(part.also_read)],
+    }
+
+
+def _file(path: Path, options: ConvertOptions) -> dict[str, Any]:
+    return {
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path) if options.hash_sources else None,
     }
 
 

@@ -36,13 +36,40 @@ class PlannedPart:
 def plan_conversion(
     sources: Sequence[str], options: SourceOptions, *, fractions: Sequence[float], seed: int
 ) -> list[PlannedPart]:
-    """Open all sources and decide the split of every jet."""
-    plan = []
+    """Open all sources and decide the split of every jet.
+
+    Raises:
+        DataError: a source is not what it should be, or the sources do not go together.
+    """
+    plan: list[PlannedPart] = []
+    divided_by_us = False
     for number, source in enumerate(sources):
         wanted, path = parse_source(source)
-        for part in open_source(path, options):
+        divided_by_us |= wanted is None
+        for part in open_source(path, options, labelled=not (wanted or "").startswith(UNLABELLED)):
             plan.append(_planned(part, wanted, fractions, seed=(seed, number)))
+    if divided_by_us:
+        _refuse_a_single_class(plan)
     return _with_common_columns(plan)
+
+
+def _refuse_a_single_class(plan: list[PlannedPart]) -> None:
+    """One class is all right in a split that the user filled, but not where we make training data of it.
+
+    Raises:
+        DataError: all labels of all sources say the same.
+    """
+    labelled = [planned.part for planned in plan if planned.part.label_N is not None]
+    found = {
+        part.label_words[number] if part.label_words else number
+        for part in labelled
+        for number in np.unique(part.label_N).tolist()
+    }
+    if len(found) == 1:
+        raise DataError(
+            f"source {labelled[0].path}: all labels are {found.pop()}, expected jets of two classes; add the file of the"
+            " other class, name another label with --label-key, or say where they belong: test=FILE, unlabelled=FILE"
+        )
 
 
 def parse_source(source: str) -> tuple[str | None, Path]:
@@ -55,7 +82,7 @@ def parse_source(source: str) -> tuple[str | None, Path]:
 def _planned(part: SourcePart, wanted: str | None, fractions: Sequence[float], *, seed: tuple[int, int]) -> PlannedPart:
     split = _known_split(wanted, part.split)
     if wanted == UNLABELLED or (split or "").startswith(UNLABELLED):
-        part = replace(part, label_N=None)
+        part = replace(part, label_N=None, label_words=None)
     if split is not None:
         return PlannedPart(part, (split,), np.zeros(part.rows, dtype=np.uint8))
     prefix = f"{UNLABELLED}_" if part.label_N is None else ""

@@ -35,8 +35,10 @@ def as_float32(values_N: NDArray[Any], where: str) -> NDArray[np.float32]:
     """A column of masses or momenta, rounded to float32: a relative change of 6e-8 at most.
 
     Raises:
-        DataError: names the first row that is too large for float32.
+        DataError: it holds no numbers, or names the first row that is too large for float32.
     """
+    if values_N.dtype.kind not in "fiu":
+        raise DataError(f"{where} holds {values_N.dtype} values, expected numbers in GeV; correct or rename it")
     with np.errstate(over="ignore"):
         rounded = values_N.astype(np.float32)
     lost = np.flatnonzero(np.isinf(rounded) & np.isfinite(values_N))

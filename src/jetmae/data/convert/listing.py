@@ -6,9 +6,9 @@ MOST_NAMES = 4
 MOST_CHARACTERS = 48  # of one name
 
 
-def listing(names: Collection[object]) -> str:
-    """`a, b, c, d and 596 more`; a name that is very long is cut."""
-    shown = [_short(str(name)) for name, _ in zip(names, range(MOST_NAMES), strict=False)]
+def listing(names: Collection[object], most: int = MOST_NAMES) -> str:
+    """`a, b, c, d and 596 more`, the first `most` of them; a name that is very long is cut."""
+    shown = [_short(str(name)) for name, _ in zip(names, range(most), strict=False)]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest:,} more" if rest else "")
 

@@ -10,15 +10,15 @@ be decided is refused with a list of what was found and the option that decides 
 
 from pathlib import Path
 
+from jetmae.data.convert.hdf5_file import is_hdf5
 from jetmae.data.convert.hdf5_source import open_hdf5
 from jetmae.data.convert.parquet_source import open_parquet
 from jetmae.data.convert.source import SourceOptions, SourcePart
-from jetmae.data.shards import MAX_PLACES
 from jetmae.errors import DataError
 
 
-def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
-    """Recognise a file: one part, or one per split if the file brings its own.
+def open_source(path: Path, options: SourceOptions, *, labelled: bool = True) -> list[SourcePart]:
+    """Recognise a file: one part, or one per split if the file brings its own. `labelled`: whether its labels count.
 
     Raises:
         DataError: missing, damaged, or of no known layout; says what was found and which option decides.
@@ -26,22 +26,19 @@ def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
     try:
         with path.open("rb") as file:
             magic = file.read(8)
+        hdf5 = is_hdf5(path)
     except OSError as error:
         raise DataError(
             f"source {path} cannot be read ({error.strerror}): expected an HDF5 or Parquet file of jet images;"
             " check the path"
         ) from error
-    if magic == b"\x89HDF\r\n\x1a\n":
-        parts = open_hdf5(path, options)
-    elif magic[:4] == b"PAR1":
-        parts = open_parquet(path, options)
-    else:
+    if not hdf5 and magic[:4] != b"PAR1":
         raise DataError(
             f"source {path} begins with {magic!r}: expected HDF5 or Parquet; if it is an archive, unpack it first"
         )
-    parts = _without_empty_splits(parts)
-    for part in parts:
-        _check_size(part)
+    parts = _without_empty_splits((open_hdf5 if hdf5 else open_parquet)(path, options, labelled=labelled))
+    if not parts[0].rows:
+        raise DataError(f"source {path}: {parts[0].key} has 0 jets, expected at least 1; leave this file out")
     return parts
 
 
@@ -52,14 +49,3 @@ def _without_empty_splits(parts: list[SourcePart]) -> list[SourcePart]:
         if not part.rows:
             print(f"source {part.path}: {part.key} has 0 jets: left out")
     return filled or parts
-
-
-def _check_size(part: SourcePart) -> None:
-    if part.rows == 0:
-        raise DataError(f"source {part.path}: {part.key} has 0 jets, expected at least 1; leave this file out")
-    _, height, width = part.image_shape
-    if height * width >= MAX_PLACES:
-        raise DataError(
-            f"source {part.path}: images of {height} x {width} pixels, expected fewer than {MAX_PLACES}"
-            " (places and counts are stored in two bytes); crop or rebin them first"
-        )
