@@ -187,7 +187,7 @@ def check_labels(label_N: NDArray[np.int64], row_N: NDArray[np.int64], classes: 
     if len(bad):
         raise DataError(
             f"{where}: label {label_N[bad[0]]} of source row {row_N[bad[0]]} is out of range, expected"
-            f" 0..{len(classes) - 1} ({', '.join(classes)}); correct the source and convert again"
+            f" 0..{len(classes) - 1} ({', '.join(classes[:8])}); correct the source and convert again"
         )
 
 

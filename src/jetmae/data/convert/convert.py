@@ -24,6 +24,7 @@ from jetmae.data.convert.classes import classes_of, notes_on_classes, numbered
 from jetmae.data.convert.compare import compare_with_sources
 from jetmae.data.convert.division import PlannedPart, plan_conversion
 from jetmae.data.convert.float32 import is_exact
+from jetmae.data.convert.listing import listing
 from jetmae.data.convert.output import built_aside, find_destination
 from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.integrity import sha256_of
@@ -38,7 +39,7 @@ MAX_SHARD_VALUES = 40_000_000  # 240 MB held per split while a shard fills; dens
 BYTES_PER_VALUE, BYTES_PER_JET = 6, 64
 Normalisations = dict[str, dict[str, dict[str, list[float]]]]  # split, transform, name, value per channel
 Scalar = TypeVar("Scalar", bound=np.generic)
-Value = TypeVar("Value")
+Value = TypeVar("Value", bound=tuple[object, ...])
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _describe_dataset(plan: list[PlannedPart], source_options: SourceOptions, op
     for name, values in (("channels", channels), ("units", units)):
         if len(values) != shape[0]:
             raise DataError(
-                f"{len(values)} {name} ({', '.join(values)}) for images of {shape[0]} channels in"
+                f"{len(values)} {name} ({listing(values)}) for images of {shape[0]} channels in"
                 f" {plan[0].part.path}; expected one per channel; correct --{name}"
             )
     named = _agreed(plan, "classes", lambda part: part.classes, source_options.classes)
@@ -163,8 +164,8 @@ def _agreed(
     if wanted is None and len(known) > 1:
         (first, first_path), (second, second_path) = list(known.items())[:2]
         raise DataError(
-            f"{first_path} has {name} {first} and {second_path} has {second}; expected the same in all sources;"
-            " convert them apart or make them agree by an option"
+            f"{first_path} has {name} ({listing(first)}) and {second_path} has ({listing(second)}); expected the same"
+            " in all sources; convert them apart or make them agree by an option"
         )
     return wanted or next(iter(known), None)
 

@@ -60,16 +60,17 @@ def _refuse_a_single_class(plan: list[PlannedPart]) -> None:
         DataError: all labels of all sources say the same.
     """
     labelled = [planned.part for planned in plan if planned.part.label_N is not None]
-    found = {
-        part.label_words[number] if part.label_words else number
-        for part in labelled
-        for number in np.unique(part.label_N).tolist()
-    }
+    found = {label for part in labelled for label in _classes_in(part)}
     if len(found) == 1:
         raise DataError(
-            f"source {labelled[0].path}: all labels are {found.pop()}, expected jets of two classes; add the file of the"
-            " other class, name another label with --label-key, or say where they belong: test=FILE, unlabelled=FILE"
+            f"source {labelled[0].path}: all labels are {found.pop()}, expected jets of two classes; add the file of"
+            " the other class, name another label with --label-key, or say where they go: test=FILE, unlabelled=FILE"
         )
+
+
+def _classes_in(part: SourcePart) -> list[str | int]:
+    numbers = [] if part.label_N is None else np.unique(part.label_N).tolist()
+    return [part.label_words[number] if part.label_words else number for number in numbers]
 
 
 def parse_source(source: str) -> tuple[str | None, Path]:
