@@ -17,7 +17,8 @@ from jetmae.data.convert import convert as convert_module
 from jetmae.data.convert import hdf5_source
 from jetmae.data.convert.convert import ConvertOptions, convert
 from jetmae.data.convert.division import divide, parse_source
-from jetmae.data.convert.source import SourceOptions, open_source
+from jetmae.data.convert.open import open_source
+from jetmae.data.convert.source import SourceOptions
 from jetmae.data.inspect import verify_dataset
 from jetmae.data.shards import JetDataset, read_manifest
 from jetmae.data.sparse import densify

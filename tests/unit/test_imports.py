@@ -26,7 +26,7 @@ OWNERS = {
 }
 # From low to high. A file may import what stands in a line above its own, and files of its own room.
 LAYERS = """
-    errors  randomness  command_line  presets
+    errors  randomness  command_line  presets  process_identity
     files
     records
     run_folder  progress  metrics

@@ -61,7 +61,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="FILE: its own splits if it has some, else divided into train, validation, test; SPLIT=FILE: all of it to"
         " that split; unlabelled=FILE: without labels, divided",
     )  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="dataset folder to make")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="dataset to make; a link is followed"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset at --out when all is done")
     parser.add_argument("--verify", action="store_true", help="afterwards compare every pixel with the sources")
     parser.add_argument("--fractions", type=_numbers, default=(0.8, 0.1, 0.1), metavar="TRAIN,VALIDATION,TEST")
@@ -70,16 +72,22 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jets-per-shard", type=int, default=16384, help="(%(default)s)")
     parser.add_argument("--drop-constant", action="store_true", help="leave out images that are one value throughout")
     parser.add_argument("--allow-rounding", action="store_true", help="accept values that float32 rounds, also to 0")
+    parser.add_argument("--allow-unwritten", action="store_true", help="take rows that nobody wrote as they read")
     parser.add_argument("--hash-sources", action="store_true", help="record the SHA-256 of the sources")
     layout = parser.add_argument_group("layout", "what to take the sources for, where a look does not tell")
     layout.add_argument("--image-key", metavar="NAME", help="image array or column")
-    layout.add_argument("--label-key", metavar="NAME", help="label array or column")
+    layout.add_argument("--label-key", metavar="NAME", help="label array or column: numbers, words or one-hot")
     layout.add_argument("--layout", choices=("channels-last", "channels-first"))
     layout.add_argument("--label-column", choices=("first", "last"), help="of a table of labels, masses and pT")
     layout.add_argument("--image-shape", type=_shape, metavar="C,H,W", help="of flat images")
     layout.add_argument("--channels", type=_words, metavar="NAME,...", help="channel names in the source's order")
     layout.add_argument("--units", type=_words, metavar="UNIT,...", help="unit of each channel")
-    layout.add_argument("--classes", type=_words, metavar="NAME,...", help="class names by label number")
+    layout.add_argument(
+        "--classes",
+        type=_words,
+        metavar="NAME,...",
+        help="class names in the order of the label numbers, or the words that the labels are; the signal last",
+    )
     set_command(parser, "convert")
 
 

@@ -6,6 +6,7 @@ Shapes: N jets, C channels, H rows, W columns, nnz stored values.
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import xxhash
@@ -20,8 +21,13 @@ from jetmae.errors import DataError
 from jetmae.files import make_folder
 from jetmae.progress import Progress
 
+if TYPE_CHECKING:
+    from matplotlib.colors import SymLogNorm
+    from rich.table import Table
+
 MAX_LINES_PER_KIND = 20  # of one shard: a file full of NaN needs no million lines
 EXAMPLE_JETS = 8
+Identities = tuple[Shard, NDArray[np.uint64]]  # of a shard, and the hash of each of its images
 
 
 # ---- verify
@@ -35,7 +41,8 @@ def verify_dataset(folder: Path) -> list[str]:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    problems, identities = [*_problems_of_manifest(manifest), *_unlisted_shards(folder, manifest)], []
+    problems = [*_problems_of_manifest(manifest), *_unlisted_shards(folder, manifest)]
+    identities: list[Identities] = []
     entries = [(split, entry) for split, entries in manifest.splits.items() for entry in entries]
     dense = len({entry.tower_channels for _, entry in entries}) > 1  # then equal jets may be stored differently
     with Progress("verifying", sum(entry.jets for _, entry in entries)) as progress:
@@ -93,11 +100,11 @@ def _problems_of_hashes(shard: Shard) -> Iterator[str]:
 
     with h5py.File(shard.path, "r", locking=False) as file:
         for name in shard.entry.offsets:
-            if xxhash.xxh3_64_hexdigest(np.ascontiguousarray(file[name][()])) != file[name].attrs.get("xxh3_64"):
+            if xxhash.xxh3_64_hexdigest(np.ascontiguousarray(file[name][()]).data) != file[name].attrs.get("xxh3_64"):
                 yield f"{shard.path.name}: the bytes of /{name} are not those that were written (xxh3_64 differs)"
 
 
-def _bad_values(shard: Shard, manifest: Manifest) -> Iterator[tuple[str, NDArray]]:
+def _bad_values(shard: Shard, manifest: Manifest) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """(what is wrong, which stored values are) for each rule of the shard format."""
     channels, height, width = manifest.image_shape
     pixels = height * width
@@ -137,14 +144,14 @@ def _hashes_of_jets(shard: Shard, manifest: Manifest, dense: bool) -> NDArray[np
             shard.count_NC[jet : jet + 1], shard.index[part], shard.value[part], shard.row[jet : jet + 1]
         )
         if dense:
-            content = densify(image, manifest.image_shape, manifest.tower_size)
+            content = densify(image, manifest.image_shape, manifest.tower_size).tobytes()
         else:
             content = image.count_NC.tobytes() + image.index.tobytes() + image.value.tobytes()
         hashes[jet] = xxhash.xxh3_64_intdigest(content)
     return hashes
 
 
-def _duplicates(identities: list[tuple[Shard, NDArray[np.uint64]]]) -> Iterator[str]:
+def _duplicates(identities: list[Identities]) -> Iterator[str]:
     """One line for each jet whose image occurred before, in whatever split."""
     if not identities:
         return
@@ -160,7 +167,7 @@ def _duplicates(identities: list[tuple[Shard, NDArray[np.uint64]]]) -> Iterator[
         yield f"{len(copies) - MAX_LINES_PER_KIND} more jets are copies of others"
 
 
-def _jet_of_id(identities: list, first_id: NDArray, number: int) -> str:
+def _jet_of_id(identities: list[Identities], first_id: NDArray[np.int64], number: int) -> str:
     which = int(np.searchsorted(first_id, number, side="right")) - 1
     shard, jet = identities[which][0], number - int(first_id[which])
     return f"{shard.path.name}: jet {jet} (source row {shard.row[jet]})"
@@ -187,8 +194,18 @@ def dataset_statistics(folder: Path, pictures: Path | None = None) -> None:
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def channel_statistics(dataset: JetDataset) -> list[dict[str, float | None]]:
-    """For each channel occupancy (fraction of pixels that are not 0) and min, median, mean, max of those pixels."""
+class ChannelStatistics(TypedDict):
+    """Occupancy is the fraction of pixels that are not 0; the rest describes those pixels, None if there are none."""
+
+    occupancy: float
+    min: float | None
+    median: float | None
+    mean: float | None
+    max: float | None
+
+
+def channel_statistics(dataset: JetDataset) -> list[ChannelStatistics]:
+    """What the pixels of each channel hold."""
     manifest = dataset.manifest
     channels, height, width = manifest.image_shape
     samples = [ThinnedSample(stored) for stored in stored_values_of(dataset.shards)]
@@ -213,7 +230,7 @@ def channel_statistics(dataset: JetDataset) -> list[dict[str, float | None]]:
     ]
 
 
-def _table(split: str, dataset: JetDataset):
+def _table(split: str, dataset: JetDataset) -> "Table":
     from rich.table import Table
 
     manifest = dataset.manifest
@@ -222,7 +239,8 @@ def _table(split: str, dataset: JetDataset):
     for heading in ("unit", "occupancy", "min", "median", "mean", "max", "per tower"):
         table.add_column(heading, justify="right", no_wrap=True)
     for channel, row in enumerate(channel_statistics(dataset)):
-        numbers = ["-" if row[name] is None else f"{row[name]:.3g}" for name in ("min", "median", "mean", "max")]
+        known = (row["min"], row["median"], row["mean"], row["max"])
+        numbers = ["-" if number is None else f"{number:.3g}" for number in known]
         towers = sum(channel in shard.entry.tower_channels for shard in dataset.shards)
         occupancy = f"{100 * row['occupancy']:.3f} %"
         name, unit = manifest.channels[channel], manifest.units[channel]
@@ -234,11 +252,12 @@ def _summary(dataset: JetDataset) -> str:
     stored_bytes = sum(shard.entry.bytes for shard in dataset.shards)
     parts = [f"{len(dataset):,} jets", f"{stored_bytes / len(dataset) / 1000:.1f} KB per jet"]
     label_N = dataset.column("label")
-    if label_N is None:
+    classes = dataset.manifest.classes
+    if label_N is None or classes is None:
         parts.append("no labels")
     else:
-        counts = np.bincount(label_N, minlength=len(dataset.manifest.classes))
-        parts += [f"{name} {count:,}" for name, count in zip(dataset.manifest.classes, counts, strict=True)]
+        counts = np.bincount(label_N, minlength=len(classes))
+        parts += [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)]
     empty = sum(int((np.diff(shard.indptr) == 0).sum()) for shard in dataset.shards)
     return ", ".join([*parts, f"{empty} empty images"] if empty else parts)
 
@@ -254,7 +273,7 @@ def write_pictures(datasets: dict[str, JetDataset], folder: Path) -> Iterator[Pa
             yield path
 
 
-def example_ids(label_N: NDArray | None, jets: int) -> NDArray[np.int64]:
+def example_ids(label_N: NDArray[np.int64] | None, jets: int) -> NDArray[np.int64]:
     """The first EXAMPLE_JETS jets, in equal parts of each class where there are labels."""
     if label_N is None:
         return np.arange(min(jets, EXAMPLE_JETS))
@@ -263,7 +282,9 @@ def example_ids(label_N: NDArray | None, jets: int) -> NDArray[np.int64]:
     return np.concatenate([np.flatnonzero(label_N == number)[:each] for number in classes])
 
 
-def _draw(images_BHW: NDArray, dataset: JetDataset, ids: NDArray, channel: int, path: Path) -> None:
+def _draw(
+    images_BHW: NDArray[np.float32], dataset: JetDataset, ids: NDArray[np.int64], channel: int, path: Path
+) -> None:
     from matplotlib.figure import Figure
 
     mosaic, corners = _mosaic(images_BHW)
@@ -274,7 +295,7 @@ def _draw(images_BHW: NDArray, dataset: JetDataset, ids: NDArray, channel: int, 
     drawn = axis.imshow(mosaic, norm=norm, cmap=colours, interpolation="nearest")
     label_N, classes = dataset.column("label"), dataset.manifest.classes
     for (row, column), number in zip(corners, ids, strict=True):
-        name = f"jet {number}" + (f", {classes[label_N[number]]}" if label_N is not None else "")
+        name = f"jet {number}" + (f", {classes[label_N[number]]}" if label_N is not None and classes else "")
         axis.text(column, row - 2, name, fontsize=8)
     unit = dataset.manifest.units[channel]
     bar = figure.add_axes((0.9, 0.1, 0.015, 0.8))
@@ -282,7 +303,7 @@ def _draw(images_BHW: NDArray, dataset: JetDataset, ids: NDArray, channel: int, 
     figure.savefig(path)
 
 
-def _mosaic(images_BHW: NDArray) -> tuple[NDArray, list[tuple[int, int]]]:
+def _mosaic(images_BHW: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
     """The images in rows of four with room for a title above each, and where each begins (row, column)."""
     jets, height, width = images_BHW.shape
     columns, margin = min(4, jets), 12
@@ -295,7 +316,7 @@ def _mosaic(images_BHW: NDArray) -> tuple[NDArray, list[tuple[int, int]]]:
     return mosaic, corners
 
 
-def _scale(images: NDArray):
+def _scale(images: NDArray[np.float32]) -> tuple["SymLogNorm", str]:
     """A colour scale that shows small values: linear near 0, logarithmic beyond, two-sided if values are signed."""
     from matplotlib.colors import SymLogNorm
 

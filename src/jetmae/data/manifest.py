@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jetmae.command_line import typed
 from jetmae.errors import DataError, JetmaeError
@@ -55,7 +55,7 @@ class Manifest:
     tower_size: int
     splits: dict[str, list[ShardEntry]]
     normalisation: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
-    provenance: dict = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def jets(self, split: str) -> int:
         return sum(entry.jets for entry in self.splits[split])
@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
     return _manifest_of(path, content)
 
 
-def sealed(content: dict) -> str:
+def sealed(content: dict[str, Any]) -> str:
     """Content as JSON whose first key is the SHA-256 of that text with an empty string in this key's place."""
     unsealed = json.dumps({SEAL: "", **content}, indent=1) + "\n"
     return unsealed.replace('""', f'"{_sha256(unsealed)}"', 1)
@@ -139,7 +139,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _manifest_of(path: Path, content: dict) -> Manifest:
+def _manifest_of(path: Path, content: dict[str, Any]) -> Manifest:
     try:
         for key in ("image_shape", "channels", "units", "classes"):
             content[key] = tuple(content[key]) if content[key] is not None else None

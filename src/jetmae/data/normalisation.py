@@ -33,15 +33,16 @@ class Normalisation:
     std: tuple[float, ...]
 
 
-def transform_values(value: NDArray, transform: str, scale: float) -> NDArray:
+def transform_values(value: NDArray[np.floating], transform: str, scale: float) -> NDArray[np.float64]:
     """t(v) in float64; see the formulas at the top of this file."""
-    value = np.asarray(value, dtype=np.float64)
+    exact: NDArray[np.float64] = value.astype(np.float64, copy=False)
     if transform == "none":
-        return value
+        return exact
+    scaled: NDArray[np.float64] = exact / scale
     if transform == "asinh":
-        return np.arcsinh(value / scale)
+        return np.arcsinh(scaled)
     if transform == "log":
-        return np.sign(value) * np.log1p(np.abs(value) / scale)
+        return np.copysign(np.log1p(np.abs(scaled)), exact)
     raise ValueError(f"transform {transform!r} is not one of {TRANSFORMS}")
 
 
@@ -53,7 +54,7 @@ class Moments:
     mean: float = 0.0
     squares: float = 0.0
 
-    def add(self, values: NDArray, weights: NDArray | int, pixels: int) -> None:
+    def add(self, values: NDArray[np.float64], weights: NDArray[np.int64] | int, pixels: int) -> None:
         """Add `pixels` pixels: each of `values` stands for `weights` of them, the rest are 0."""
         mean = float((values * weights).sum()) / pixels
         zeros = pixels - int(np.broadcast_to(weights, values.shape).sum())
@@ -91,7 +92,9 @@ def constants_of_split(shards: Iterable[Shard], *, pixels: int, tower_size: int)
     }
 
 
-def values_by_channel(shard: Shard, pixels: int, tower_size: int) -> Iterator[tuple[NDArray, NDArray]]:
+def values_by_channel(
+    shard: Shard, pixels: int, tower_size: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """For each channel its stored values (nnz,) in float64, and how many pixels each stands for."""
     jets, channels = shard.count_NC.shape
     channel_of_value = np.repeat(np.tile(np.arange(channels, dtype=np.uint8), jets), shard.count_NC.reshape(-1))
@@ -109,7 +112,7 @@ class ThinnedSample:
         self.seen = 0
         self.values, self.weights = [np.empty(0, np.float32)], [np.empty(0, np.int32)]
 
-    def add(self, values: NDArray, weights: NDArray) -> None:
+    def add(self, values: NDArray[np.float64], weights: NDArray[np.int64]) -> None:
         chosen = slice(-self.seen % self.step, None, self.step)
         # As float32, which they were: half the memory, no loss. astype also copies, or a slice would keep all values.
         self.values.append(values[chosen].astype(np.float32))
@@ -131,7 +134,7 @@ class ThinnedSample:
 
 def stored_values_of(shards: Iterable[Shard]) -> list[int]:
     """How many values the shards store of each channel."""
-    return sum(shard.count_NC.sum(axis=0, dtype=np.int64) for shard in shards).tolist()
+    return [int(stored) for stored in sum(shard.count_NC.sum(axis=0, dtype=np.int64) for shard in shards)]
 
 
 def _medians_of_nonzeros(shards: list[Shard], pixels: int, tower_size: int) -> list[float]:

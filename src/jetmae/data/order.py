@@ -49,7 +49,9 @@ def some_jets(ids: NDArray[np.int64], wanted: int | None) -> NDArray[np.int64]:
     return ids[np.sort(generator(0, Purpose.EVALUATION_JETS).permutation(len(ids))[:wanted])]
 
 
-def evaluation_slices(num_jets: int, *, rank: int, ranks: int, batch_size: int) -> list[tuple[NDArray, NDArray]]:
+def evaluation_slices(
+    num_jets: int, *, rank: int, ranks: int, batch_size: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Batches of ids for one rank, each with a mask of the entries that count.
 
     All ranks get the same number of equally large batches, because a sharded network computes collectively; the

@@ -31,6 +31,7 @@ import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -105,7 +106,7 @@ def write_shard(path: Path, jets: SparseJets, *, manifest: Manifest, tower_chann
         )
 
 
-def _write_hdf5(path: Path, arrays: dict[str, NDArray], attributes: dict[str, object]) -> dict[str, int]:
+def _write_hdf5(path: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, object]) -> dict[str, int]:
     """Returns where each array begins, in bytes; 0 for an empty one."""
     import h5py
 
@@ -118,7 +119,7 @@ def _write_hdf5(path: Path, arrays: dict[str, NDArray], attributes: dict[str, ob
         file.attrs.update(attributes)
         for name, array in arrays.items():
             dataset = file.create_dataset(name, data=array, track_times=False)
-            dataset.attrs["xxh3_64"] = xxhash.xxh3_64_hexdigest(array)
+            dataset.attrs["xxh3_64"] = xxhash.xxh3_64_hexdigest(array.data)
         return {name: file[name].id.get_offset() or 0 for name in arrays}
 
 
@@ -172,12 +173,12 @@ class Shard:
             )
         return mapped
 
-    def _array(self, mapped: mmap.mmap, name: str, shape: tuple[int, ...]) -> NDArray:
+    def _array(self, mapped: mmap.mmap, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         flat = np.frombuffer(mapped, ARRAYS[name], count=math.prod(shape), offset=self.entry.offsets[name])
         return flat.reshape(shape)
 
 
-def check_labels(label_N: NDArray, row_N: NDArray, classes: tuple[str, ...], *, where: str) -> None:
+def check_labels(label_N: NDArray[np.int64], row_N: NDArray[np.int64], classes: tuple[str, ...], *, where: str) -> None:
     """Every label must be the number of a class.
 
     Raises:
@@ -187,7 +188,7 @@ def check_labels(label_N: NDArray, row_N: NDArray, classes: tuple[str, ...], *, 
     if len(bad):
         raise DataError(
             f"{where}: label {label_N[bad[0]]} of source row {row_N[bad[0]]} is out of range, expected"
-            f" 0..{len(classes) - 1} ({', '.join(classes)}); correct the source and convert again"
+            f" 0..{len(classes) - 1} ({', '.join(classes[:8])}); correct the source and convert again"
         )
 
 
@@ -221,7 +222,7 @@ class JetDataset:
     def is_labelled(self) -> bool:
         return bool(self.shards) and all(shard.label is not None for shard in self.shards)
 
-    def column(self, name: str) -> NDArray | None:
+    def column(self, name: str) -> NDArray[Any] | None:
         """One of `label`, `mass_gev`, `pt_gev`, `row` for all jets in id order (N,), or None where not known."""
         columns = [getattr(shard, name) for shard in self.shards]
         return None if not columns or any(column is None for column in columns) else np.concatenate(columns)

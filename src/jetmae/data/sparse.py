@@ -6,16 +6,20 @@ Shapes: B jets, C channels, H rows, W columns, T towers of tower_size x tower_si
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jetmae.data.shards import SparseJets
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+Counted = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[Any]]  # count_BC, index, value
 
-def sparsify(block: NDArray, *, channels_last: bool) -> tuple[NDArray, NDArray, NDArray]:
+
+def sparsify(block: NDArray[Any], *, channels_last: bool) -> Counted:
     """Non-zero values of a block of images (B, H, W, C) or (B, C, H, W).
 
     Returns count_BC u2, index (nnz,) u2 and value (nnz,) in the block's own type, in the order jet, channel, place.
@@ -35,7 +39,9 @@ def sparsify(block: NDArray, *, channels_last: bool) -> tuple[NDArray, NDArray, 
     return count_BC, place, flat[_swap(key, channels, pixels)]
 
 
-def without_zeros(count_BC: NDArray, index: NDArray, value: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def without_zeros(
+    count_BC: NDArray[np.uint16], index: NDArray[np.uint16], value: NDArray[Scalar]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[Scalar]]:
     """What `sparsify` returned, less the values that have become 0 since."""
     kept = value != 0
     if kept.all():
@@ -45,14 +51,17 @@ def without_zeros(count_BC: NDArray, index: NDArray, value: NDArray) -> tuple[ND
     return count.reshape(count_BC.shape), index[kept], value[kept]
 
 
-def _swap(position: NDArray, first: int, second: int) -> NDArray:
+def _swap(position: NDArray[np.int32], first: int, second: int) -> NDArray[np.int32]:
     """Flat places in (B, first, second) -> flat places in (B, second, first)."""
     outer = position // second
     jet = outer // first
-    return jet * (first * second) + (position - outer * second) * first + (outer - jet * first)
+    swapped: NDArray[np.int32] = jet * (first * second) + (position - outer * second) * first + (outer - jet * first)
+    return swapped
 
 
-def _split_key(key: NDArray, jets: int, channels: int, pixels: int) -> tuple[NDArray, NDArray]:
+def _split_key(
+    key: NDArray[np.int32], jets: int, channels: int, pixels: int
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     image = key // pixels
     count = np.bincount(image, minlength=jets * channels).astype(np.uint16)
     return count.reshape(jets, channels), (key - image * pixels).astype(np.uint16)
@@ -73,7 +82,7 @@ def densify(jets: SparseJets, image_shape: tuple[int, int, int], tower_size: int
     return image_BCP.reshape(-1, *image_shape)
 
 
-def image_of_value(count_NC: NDArray) -> NDArray[np.int64]:
+def image_of_value(count_NC: NDArray[np.uint16]) -> NDArray[np.int64]:
     """jet * C + channel of every stored value (nnz,)."""
     return np.repeat(np.arange(count_NC.size), count_NC.reshape(-1))
 
@@ -81,20 +90,35 @@ def image_of_value(count_NC: NDArray) -> NDArray[np.int64]:
 def take(jets: SparseJets, chosen: NDArray[np.bool_]) -> SparseJets:
     """The jets for which `chosen` (B,) is true, in their order."""
     values = np.repeat(chosen, jets.count_NC.sum(axis=1, dtype=np.int64))
-    per_jet = {
-        field.name: None if getattr(jets, field.name) is None else getattr(jets, field.name)[chosen]
-        for field in fields(jets)
-        if field.name not in ("index", "value")
-    }
-    return SparseJets(index=jets.index[values], value=jets.value[values], **per_jet)
+    return SparseJets(
+        count_NC=jets.count_NC[chosen],
+        index=jets.index[values],
+        value=jets.value[values],
+        row=jets.row[chosen],
+        label=None if jets.label is None else jets.label[chosen],
+        mass_gev=None if jets.mass_gev is None else jets.mass_gev[chosen],
+        pt_gev=None if jets.pt_gev is None else jets.pt_gev[chosen],
+    )
 
 
 def concatenate(parts: Sequence[SparseJets]) -> SparseJets:
     """Jets one after the other. What one part does not know (labels, masses), none may know."""
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(SparseJets)}
-    return SparseJets(**{
-        name: None if arrays[0] is None else np.concatenate(arrays) for name, arrays in columns.items()
-    })  # fmt: skip
+    return SparseJets(
+        count_NC=np.concatenate([part.count_NC for part in parts]),
+        index=np.concatenate([part.index for part in parts]),
+        value=np.concatenate([part.value for part in parts]),
+        row=np.concatenate([part.row for part in parts]),
+        label=_joined([part.label for part in parts]),
+        mass_gev=_joined([part.mass_gev for part in parts]),
+        pt_gev=_joined([part.pt_gev for part in parts]),
+    )
+
+
+def _joined(columns: Sequence[NDArray[Scalar] | None]) -> NDArray[Scalar] | None:
+    known = [column for column in columns if column is not None]
+    if known and len(known) < len(columns):
+        raise ValueError(f"{len(known)} of {len(columns)} parts know a column: expected all or none")
+    return np.concatenate(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,8 @@ def constant_towers(jets: SparseJets, grid: TowerGrid) -> NDArray[np.bool_]:
     bits_of_corner[slot[at_corner]] = bits[at_corner]
     differs = np.bincount(image[bits_of_corner[slot] != bits], minlength=images) > 0
     corners = np.bincount(image[at_corner], minlength=images)
-    return (~differs & (jets.count_NC.reshape(-1) == corners * tower_pixels)).reshape(jets.count_NC.shape)
+    constant: NDArray[np.bool_] = ~differs & (jets.count_NC.reshape(-1) == corners * tower_pixels)
+    return constant.reshape(jets.count_NC.shape)
 
 
 def store_per_tower(jets: SparseJets, channels: Sequence[int], grid: TowerGrid) -> SparseJets:

@@ -34,6 +34,7 @@ from typing import Any
 
 from jetmae.errors import FolderBusy
 from jetmae.files import refresh, write_json
+from jetmae.process_identity import is_running, this_machine
 from jetmae.runtime.liveness.phases import enter_phase
 from jetmae.slurm.job import job_id, restart_count
 
@@ -111,14 +112,14 @@ class _Seen:
             return False
         me, owner = _me(), self.content["owner"]
         same_job = owner["job_id"] is not None and owner["job_id"] == me["job_id"]
-        gone = owner["machine"] == me["machine"] and not _is_there(owner)
+        gone = owner["machine"] == me["machine"] and not is_running(owner["pid"])
         return gone or (same_job and owner["restart_count"] < me["restart_count"])
 
     @property
     def lives_here(self) -> bool:
         owner = self.content.get("owner")
         released = self.content.get("released")
-        return owner is not None and not released and owner["machine"] == _me()["machine"] and _is_there(owner)
+        return owner is not None and not released and owner["machine"] == _me()["machine"] and is_running(owner["pid"])
 
     @property
     def owner(self) -> str:
@@ -132,11 +133,6 @@ class _Seen:
 def is_trained_here(root: Path) -> bool:
     """Whether a process of this machine owns the folder."""
     return _newest(root).lives_here
-
-
-def _is_there(owner: dict[str, Any]) -> bool:
-    """To be asked on the owner's machine."""
-    return Path(f"/proc/{owner['pid']}").exists()
 
 
 def _newest(root: Path) -> _Seen:
@@ -162,9 +158,8 @@ def _watch(root: Path, seen: _Seen) -> _Seen:
 
 
 def _me() -> dict[str, Any]:
-    """Who this process is. A process id means something on one machine only, and in one of its containers."""
-    boot, container = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), Path("/proc/self/ns/pid").readlink()
-    place = {"host": os.uname().nodename, "machine": f"{boot} {container}", "pid": os.getpid()}
+    """Who this process is."""
+    place = {"host": os.uname().nodename, "machine": this_machine(), "pid": os.getpid()}
     return {**place, "job_id": job_id(), "restart_count": restart_count()}
 
 

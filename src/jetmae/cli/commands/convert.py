@@ -27,6 +27,8 @@ def print_conversion(folder: Path, result: Conversion, *, dropped: bool) -> None
     manifest = result.manifest
     for planned in result.plan:
         print(f"{planned.part.path}: {planned.part.layout}")
+    for note in result.notes:
+        print(f"note: {note}")
     print(f"dataset {folder}: {', '.join(f'{split} {manifest.jets(split):,}' for split in manifest.splits)} jets")
     stored_bytes = sum(entry.bytes for entries in manifest.splits.values() for entry in entries)
     print(f"{stored_bytes / max(result.jets, 1) / 1000:.1f} KB per jet")

@@ -4,10 +4,13 @@ The shards are made dense again by code that shares nothing with the search for 
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jetmae.data.convert.division import PlannedPart
+from jetmae.data.convert.source import SourcePart
 from jetmae.data.manifest import Manifest
 from jetmae.data.shards import JetDataset, SparseJets
 from jetmae.data.sparse import densify
@@ -17,7 +20,7 @@ from jetmae.progress import Progress
 COLUMNS = {"label": "label_N", "mass_gev": "mass_N", "pt_gev": "pt_N"}
 
 
-def compare_with_sources(folder: Path, manifest: Manifest, plan: list, *, drop_constant: bool) -> int:
+def compare_with_sources(folder: Path, manifest: Manifest, plan: list[PlannedPart], *, drop_constant: bool) -> int:
     """Compare all jets with their sources, and return how many were compared.
 
     Raises:
@@ -51,7 +54,14 @@ class _InOrder:
         return self.dataset.gather(ids)
 
 
-def _compare_block(planned, first: int, block: NDArray, readers: dict, manifest: Manifest, drop_constant: bool) -> None:
+def _compare_block(
+    planned: PlannedPart,
+    first: int,
+    block: NDArray[Any],
+    readers: dict[str, _InOrder],
+    manifest: Manifest,
+    drop_constant: bool,
+) -> None:
     with np.errstate(over="ignore"):
         block = block.astype(np.float32, copy=False)  # as conversion rounds: an image may become constant by it
     images = np.moveaxis(block, 3, 1) if planned.part.channels_last else block
@@ -69,7 +79,9 @@ def _compare_block(planned, first: int, block: NDArray, readers: dict, manifest:
         _compare_columns(planned.part, reader, ids, first + chosen, split)
 
 
-def _compare_images(source: NDArray, stored: NDArray, rows: NDArray, path: Path, split: str) -> None:
+def _compare_images(
+    source: NDArray[np.float32], stored: NDArray[np.float32], rows: NDArray[np.int64], path: Path, split: str
+) -> None:
     # Adding zero turns -0.0 into +0.0, the one change that conversion makes, and leaves all other bits.
     expected = np.ascontiguousarray(source) + np.float32(0)
     same = (expected.view(np.uint32) == stored.view(np.uint32)).reshape(len(rows), -1).all(axis=1)
@@ -77,11 +89,13 @@ def _compare_images(source: NDArray, stored: NDArray, rows: NDArray, path: Path,
         raise DataError(f"source {path}: row {rows[~same][0]} differs from its jet in split {split}; convert again")
 
 
-def _compare_columns(part, reader: _InOrder, ids: slice, rows: NDArray, split: str) -> None:
+def _compare_columns(part: SourcePart, reader: _InOrder, ids: slice, rows: NDArray[np.int64], split: str) -> None:
     for name, source_name in COLUMNS.items():
         source = getattr(part, source_name)
         stored = reader.columns[name]
-        if (source is None) != (stored is None):
+        if source is None and stored is None:
+            continue
+        if source is None or stored is None:
             raise DataError(f"source {part.path}: {name} is in only one of source and split {split}; convert again")
-        if source is not None and not np.array_equal(source[rows], stored[ids], equal_nan=True):
+        if not np.array_equal(source[rows], stored[ids], equal_nan=True):
             raise DataError(f"source {part.path}: {name} of rows {rows[0]}.. differs in split {split}; convert again")

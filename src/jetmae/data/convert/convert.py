@@ -9,19 +9,23 @@ the output and renamed when it is complete.
 Which jets go to which split is decided in division.py.
 """
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jetmae.data.convert.classes import classes_of, notes_on_classes, numbered
 from jetmae.data.convert.compare import compare_with_sources
 from jetmae.data.convert.division import PlannedPart, plan_conversion
-from jetmae.data.convert.output import built_aside, refuse_existing
+from jetmae.data.convert.float32 import is_exact
+from jetmae.data.convert.listing import listing
+from jetmae.data.convert.output import built_aside, find_destination
 from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
 from jetmae.data.integrity import sha256_of
 from jetmae.data.manifest import Manifest, ShardEntry, write_manifest
@@ -33,13 +37,16 @@ from jetmae.progress import Progress
 
 MAX_SHARD_VALUES = 40_000_000  # 240 MB held per split while a shard fills; dense images reach it before jets_per_shard
 BYTES_PER_VALUE, BYTES_PER_JET = 6, 64
+Normalisations = dict[str, dict[str, dict[str, list[float]]]]  # split, transform, name, value per channel
+Scalar = TypeVar("Scalar", bound=np.generic)
+Value = TypeVar("Value", bound=tuple[object, ...])
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
     """What to make of the jets; which bytes are the jets is in SourceOptions."""
 
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
     """Parts of a divided file that go to train, validation, test."""
     seed: int = 0
     """Seed of the division."""
@@ -54,7 +61,7 @@ class ConvertOptions:
     hash_sources: bool = False
     """Record the SHA-256 of the source files."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise JetmaeError(
                 f"fractions {self.fractions}: expected three numbers from 0 that add up to 1 (train, validation, test);"
@@ -69,12 +76,16 @@ class ConvertOptions:
 
 @dataclass
 class Conversion:
-    """What a conversion did. Constant images were found, and dropped if asked for; compared is None unless verified."""
+    """What a conversion did. Constant images were found, and dropped if asked for; compared is None unless verified.
+
+    Notes are what the user should know of the sources.
+    """
 
     manifest: Manifest
     plan: list[PlannedPart]
     constant_images: int
     jets_compared: int | None
+    notes: list[str]
 
     @property
     def jets(self) -> int:
@@ -97,11 +108,12 @@ def convert(
         JetmaeError: the output exists or cannot be written, or the disk is too small.
     """
     source_options, options = source_options or SourceOptions(), options or ConvertOptions()
-    refuse_existing(output, overwrite)
+    destination = find_destination(output, overwrite=overwrite)
     plan = plan_conversion(sources, source_options, fractions=options.fractions, seed=options.seed)
     manifest = _describe_dataset(plan, source_options, options)
-    plan = [_checked_labels(planned, manifest.classes) for planned in plan]
-    with built_aside(output) as folder:
+    plan = [_checked_labels(numbered(planned, manifest.classes), manifest.classes) for planned in plan]
+    notes = _notes(plan, manifest.classes, source_options)
+    with built_aside(destination) as folder:
         _check_disk_space(folder, plan)
         entries, constant_images = _write_splits(folder, plan, manifest, options)
         manifest = replace(
@@ -114,7 +126,7 @@ def convert(
         jets_compared = None
         if verify:
             jets_compared = compare_with_sources(folder, manifest, plan, drop_constant=options.drop_constant)
-    return Conversion(manifest, plan, constant_images, jets_compared)
+    return Conversion(manifest, plan, constant_images, jets_compared, notes)
 
 
 # ---- what the dataset is
@@ -122,37 +134,38 @@ def convert(
 
 def _describe_dataset(plan: list[PlannedPart], source_options: SourceOptions, options: ConvertOptions) -> Manifest:
     """Shape, channels, units and classes, on which all sources must agree; splits are still empty."""
-    shape = _agreed(plan, "image_shape", None)
-    channels = _agreed(plan, "channels", source_options.channels) or CHANNEL_NAMES.get(
+    shape = _agreed(plan, "image_shape", lambda part: part.image_shape, None) or plan[0].part.image_shape
+    channels = _agreed(plan, "channels", lambda part: part.channels, source_options.channels) or CHANNEL_NAMES.get(
         shape[0], tuple(f"channel {number}" for number in range(shape[0]))
     )
-    units = _agreed(plan, "units", source_options.units) or ("unknown",) * shape[0]
+    units = _agreed(plan, "units", lambda part: part.units, source_options.units) or ("unknown",) * shape[0]
     for name, values in (("channels", channels), ("units", units)):
         if len(values) != shape[0]:
             raise DataError(
-                f"{len(values)} {name} ({', '.join(values)}) for images of {shape[0]} channels in"
+                f"{len(values)} {name} ({listing(values)}) for images of {shape[0]} channels in"
                 f" {plan[0].part.path}; expected one per channel; correct --{name}"
             )
-    labelled = any(planned.part.label_N is not None for planned in plan)
-    classes = _agreed(plan, "classes", source_options.classes) or ("class 0", "class 1")
+    named = _agreed(plan, "classes", lambda part: part.classes, source_options.classes)
     return Manifest(
         image_shape=shape,
         channels=channels,
         units=units,
-        classes=classes if labelled else None,
+        classes=classes_of(plan, named),
         tower_size=_usable_tower_size(shape, options.tower_size),
         splits={},
     )
 
 
-def _agreed(plan: list[PlannedPart], name: str, wanted: tuple | None) -> tuple | None:
+def _agreed(
+    plan: list[PlannedPart], name: str, of: Callable[[SourcePart], Value | None], wanted: Value | None
+) -> Value | None:
     """What the option says, else what all files that say anything say."""
-    known = {getattr(planned.part, name): planned.part.path for planned in plan if getattr(planned.part, name)}
+    known = {value: planned.part.path for planned in plan if (value := of(planned.part))}
     if wanted is None and len(known) > 1:
         (first, first_path), (second, second_path) = list(known.items())[:2]
         raise DataError(
-            f"{first_path} has {name} {first} and {second_path} has {second}; expected the same in all sources;"
-            " convert them apart or make them agree by an option"
+            f"{first_path} has {name} ({listing(first)}) and {second_path} has ({listing(second)}); expected the same"
+            " in all sources; convert them apart or make them agree by an option"
         )
     return wanted or next(iter(known), None)
 
@@ -165,10 +178,16 @@ def _usable_tower_size(shape: tuple[int, int, int], tower_size: int) -> int:
     return tower_size if height * width * (1 + tower_size**-2) <= MAX_PLACES else 0
 
 
+def _notes(plan: list[PlannedPart], classes: tuple[str, ...] | None, source_options: SourceOptions) -> list[str]:
+    of_sources = [f"{planned.part.path}: {note}" for planned in plan for note in planned.part.notes]
+    of_classes = notes_on_classes(plan, classes, by_user=source_options.classes is not None)
+    return list(dict.fromkeys([*of_sources, *of_classes]))
+
+
 def _checked_labels(planned: PlannedPart, classes: tuple[str, ...] | None) -> PlannedPart:
     label_N = planned.part.label_N
     if label_N is not None:
-        check_labels(label_N, np.arange(len(label_N)), classes, where=f"source {planned.part.path}")
+        check_labels(label_N, np.arange(len(label_N)), classes or (), where=f"source {planned.part.path}")
     return planned
 
 
@@ -202,16 +221,26 @@ def sparse_blocks(
         count_BC, index, value = sparsify(block, channels_last=part.channels_last)
         value = _checked_values(part, rows, count_BC, index, value, options)
         count_BC, index, value = without_zeros(count_BC, index, value)  # which rounding may have made
-        columns = [None if column is None else column[rows] for column in (part.label_N, part.mass_N, part.pt_N)]
-        jets = SparseJets(count_BC, index, value, rows, *columns)
+        jets = SparseJets(
+            count_BC, index, value, rows, _rows(part.label_N, rows), _rows(part.mass_N, rows), _rows(part.pt_N, rows)
+        )
         constant, split_of_jet = _constant_images(jets, block[0].size), planned.split_of_row[rows]
         if options.drop_constant and constant.any():
             jets, split_of_jet = take(jets, ~constant), split_of_jet[~constant]
         yield jets, split_of_jet, constant
 
 
+def _rows(column_N: NDArray[Scalar] | None, rows: NDArray[np.int64]) -> NDArray[Scalar] | None:
+    return None if column_N is None else column_N[rows]
+
+
 def _checked_values(
-    part: SourcePart, rows: NDArray, count_BC: NDArray, index: NDArray, value: NDArray, options: ConvertOptions
+    part: SourcePart,
+    rows: NDArray[np.int64],
+    count_BC: NDArray[np.uint16],
+    index: NDArray[np.uint16],
+    value: NDArray[Any],
+    options: ConvertOptions,
 ) -> NDArray[np.float32]:
     """Values as float32.
 
@@ -228,16 +257,22 @@ def _checked_values(
         )
     if value.dtype == np.float32:
         return stored
-    bad = np.flatnonzero(stored != value)
+    bad = np.flatnonzero(~is_exact(value, stored))
     if len(bad) and not options.allow_rounding:
         raise DataError(
-            f"{_where(part, rows, count_BC, index, bad[0])} is {value[bad[0]]!r} ({value.dtype}), which float32 rounds"
-            f" to {stored[bad[0]]!r}; expected values that float32 holds; accept rounding with --allow-rounding"
+            f"{_where(part, rows, count_BC, index, bad[0])} is {value[bad[0]]} ({value.dtype}), which float32 rounds"
+            f" to {stored[bad[0]]}; expected values that float32 holds; accept rounding with --allow-rounding"
         )
     return stored
 
 
-def _where(part: SourcePart, rows: NDArray, count_BC: NDArray, index: NDArray, number: int) -> str:
+def _where(
+    part: SourcePart,
+    rows: NDArray[np.int64],
+    count_BC: NDArray[np.uint16],
+    index: NDArray[np.uint16],
+    number: int,
+) -> str:
     """Names the stored value of that number: file, row, channel, pixel."""
     image = int(np.searchsorted(np.cumsum(count_BC.reshape(-1)), number, side="right"))
     jet, channel = divmod(image, count_BC.shape[1])
@@ -248,7 +283,7 @@ def _where(part: SourcePart, rows: NDArray, count_BC: NDArray, index: NDArray, n
 def _constant_images(jets: SparseJets, pixels: int) -> NDArray[np.bool_]:
     """Which images have one value everywhere (B,); an empty image is one of them."""
     per_jet = jets.count_NC.sum(axis=1, dtype=np.int64)
-    constant = per_jet == 0
+    constant: NDArray[np.bool_] = per_jet == 0
     for jet in np.flatnonzero(per_jet == pixels):
         value = jets.value[per_jet[:jet].sum() :][:pixels]
         constant[jet] = (value == value[0]).all()
@@ -281,14 +316,14 @@ class _SplitWriter:
     def _hold(self, jets: SparseJets) -> None:
         self.parts.append(jets)
         self.jets, self.values = self.jets + len(jets), self.values + len(jets.index)
-        if self.per_tower_C.any():
+        if self.grid is not None and self.per_tower_C.any():
             self.per_tower_C &= constant_towers(jets, self.grid).all(axis=0)
 
     def _write(self) -> None:
         jets = concatenate(self.parts)
         occupied_C = jets.count_NC.any(axis=0)  # an empty channel is neither; calling it per pixel says less
         tower_channels = tuple(np.flatnonzero(self.per_tower_C & occupied_C).tolist())
-        if tower_channels:
+        if self.grid is not None and tower_channels:
             jets = store_per_tower(jets, tower_channels, self.grid)
         path = self.folder / f"{self.split}-{len(self.entries):05d}.h5"
         self.entries.append(write_shard(path, jets, manifest=self.manifest, tower_channels=tower_channels))
@@ -303,7 +338,7 @@ class _SplitWriter:
 # ---- what the manifest says besides
 
 
-def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest: Manifest) -> dict:
+def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest: Manifest) -> Normalisations:
     """Constants of the training splits; those of validation and test jets are none of the network's business."""
     _, height, width = manifest.image_shape
     return {
@@ -319,10 +354,10 @@ def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest:
 
 def _provenance(
     sources: Sequence[str], plan: list[PlannedPart], source_options: SourceOptions, options: ConvertOptions
-) -> dict:
+) -> dict[str, Any]:
     return {
         "jetmae_version": importlib.metadata.version("jetmae"),
-        "converted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "converted_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command_sources": list(sources),
         "source_options": asdict(source_options),
         "options": asdict(options),
@@ -330,15 +365,23 @@ def _provenance(
     }
 
 
-def _provenance_of(planned: PlannedPart, options: ConvertOptions) -> dict:
+def _provenance_of(planned: PlannedPart, options: ConvertOptions) -> dict[str, Any]:
     part = planned.part
     return {
-        "path": str(part.path.resolve()),
-        "bytes": part.path.stat().st_size,
-        "sha256": sha256_of(part.path) if options.hash_sources else None,
+        **_file(part.path, options),
         "layout": part.layout,
         "rows": part.rows,
         "splits": list(planned.splits),
+        "notes": list(part.notes),
+        "also_read": [_file(path, options) for path in sorted(part.also_read)],
+    }
+
+
+def _file(path: Path, options: ConvertOptions) -> dict[str, Any]:
+    return {
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path) if options.hash_sources else None,
     }
 
 

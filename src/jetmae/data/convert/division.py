@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jetmae.data.convert.source import SourceOptions, SourcePart, open_source
+from jetmae.data.convert.open import open_source
+from jetmae.data.convert.source import SourceOptions, SourcePart
 from jetmae.errors import DataError
 
 DIVISION = ("train", "validation", "test")
@@ -35,13 +36,41 @@ class PlannedPart:
 def plan_conversion(
     sources: Sequence[str], options: SourceOptions, *, fractions: Sequence[float], seed: int
 ) -> list[PlannedPart]:
-    """Open all sources and decide the split of every jet."""
-    plan = []
+    """Open all sources and decide the split of every jet.
+
+    Raises:
+        DataError: a source is not what it should be, or the sources do not go together.
+    """
+    plan: list[PlannedPart] = []
+    divided_by_us = False
     for number, source in enumerate(sources):
         wanted, path = parse_source(source)
-        for part in open_source(path, options):
+        divided_by_us |= wanted is None
+        for part in open_source(path, options, labelled=not (wanted or "").startswith(UNLABELLED)):
             plan.append(_planned(part, wanted, fractions, seed=(seed, number)))
+    if divided_by_us:
+        _refuse_a_single_class(plan)
     return _with_common_columns(plan)
+
+
+def _refuse_a_single_class(plan: list[PlannedPart]) -> None:
+    """One class is all right in a split that the user filled, but not where we make training data of it.
+
+    Raises:
+        DataError: all labels of all sources say the same.
+    """
+    labelled = [planned.part for planned in plan if planned.part.label_N is not None]
+    found = {label for part in labelled for label in _classes_in(part)}
+    if len(found) == 1:
+        raise DataError(
+            f"source {labelled[0].path}: all labels are {found.pop()}, expected jets of two classes; add the file of"
+            " the other class, name another label with --label-key, or say where they go: test=FILE, unlabelled=FILE"
+        )
+
+
+def _classes_in(part: SourcePart) -> list[str | int]:
+    numbers = [] if part.label_N is None else np.unique(part.label_N).tolist()
+    return [part.label_words[number] if part.label_words else number for number in numbers]
 
 
 def parse_source(source: str) -> tuple[str | None, Path]:
@@ -54,7 +83,7 @@ def parse_source(source: str) -> tuple[str | None, Path]:
 def _planned(part: SourcePart, wanted: str | None, fractions: Sequence[float], *, seed: tuple[int, int]) -> PlannedPart:
     split = _known_split(wanted, part.split)
     if wanted == UNLABELLED or (split or "").startswith(UNLABELLED):
-        part = replace(part, label_N=None)
+        part = replace(part, label_N=None, label_words=None)
     if split is not None:
         return PlannedPart(part, (split,), np.zeros(part.rows, dtype=np.uint8))
     prefix = f"{UNLABELLED}_" if part.label_N is None else ""
@@ -94,8 +123,11 @@ def _with_common_columns(plan: list[PlannedPart]) -> list[PlannedPart]:
                 f"split {split} would mix labelled jets with those of {unlabelled[0]}, which has no labels; give that"
                 f" file as {UNLABELLED}=FILE or name its label array with --label-key"
             )
-        for name in ("mass_N", "pt_N"):
-            if any(getattr(planned.part, name) is None for planned in members):
-                for planned in members:
-                    planned.part = replace(planned.part, **{name: None})
+        without_mass = any(planned.part.mass_N is None for planned in members)
+        without_pt = any(planned.part.pt_N is None for planned in members)
+        for planned in members:
+            mass_N, pt_N = planned.part.mass_N, planned.part.pt_N
+            planned.part = replace(
+                planned.part, mass_N=None if without_mass else mass_N, pt_N=None if without_pt else pt_N
+            )
     return plan

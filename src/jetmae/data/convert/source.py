@@ -1,30 +1,29 @@
-"""Files of jet images as others write them: which layout is it, and its jets block by block.
-
-A file is recognised by looking at its keys, shapes and types; each guess can be overridden (SourceOptions). What cannot
-be decided is refused with a list of what was found and the option that decides it. Known layouts:
-
-    HDF5     one image array (N, H, W, C) or (N, C, H, W), compressed or not; labels, mass, pT as (N,) or (N, 1)
-    HDF5     {train,validation,test}_{jet,meta}: the file brings its splits; label first or last column of meta
-    Parquet  an image column, flat in the order rows, columns, channels, or nested (C, H, W) or (H, W, C)
+"""What all source files share, whatever their format: names that are looked for, shapes, and what a source gives.
 
 Shapes: N jets of a file, B of a block, C channels, H rows, W columns.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jetmae.data.convert.listing import listing
 from jetmae.data.shards import MAX_PLACES
 from jetmae.errors import DataError
 
-IMAGE_NAMES = ("jet", "jets", "x_jets", "image", "images", "x")
-LABEL_NAMES = ("y", "label", "labels", "target", "class")
-MASS_NAMES = ("m", "m0", "mass", "mass_gev", "m_gev")
-PT_NAMES = ("pt", "pt_gev", "jet_pt")
+# Compared in lower case and without underscores.
+IMAGE_NAMES = ("jet", "jets", "xjets", "image", "images", "x")
+LABEL_NAMES = (
+    "y", "label", "labels", "target", "targets", "class", "classlabel", "jetlabel", "truthlabel", "truthlabels",
+    "issignal", "issignalnew", "istop", "isquark",
+)  # fmt: skip
+MASS_NAMES = ("m", "m0", "mass", "massgev", "mgev")
+PT_NAMES = ("pt", "ptgev", "jetpt")
 SPLIT_OF_PREFIX = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "unlabelled_train": "unlabelled_train", "unlabelled_validation": "unlabelled_validation",
@@ -57,7 +56,9 @@ class SourceOptions:
     units: tuple[str, ...] | None = None
     """Unit of each channel."""
     classes: tuple[str, ...] | None = None
-    """Class names in the order of the label numbers."""
+    """Class names in the order of the label numbers; where labels are words, these words."""
+    allow_unwritten: bool = False
+    """Take rows that nobody wrote as they read, instead of refusing the file."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class SourcePart:
 
     `blocks()` yields (first row, images (B, H, W, C) or (B, C, H, W)); a block is valid until the next is asked for.
     `split` is what the file's own keys say, else None. label_N (N,) integers, mass and pT in GeV (N,), or None.
+    label_N counts `label_words` where the file's labels are words, else `classes`. `also_read` are the other files that
+    values come from, and `notes` what the user should know.
     """
 
     path: Path
@@ -75,68 +78,23 @@ class SourcePart:
     image_shape: tuple[int, int, int]
     channels_last: bool
     layout: str
-    blocks: Callable[[], Iterator[tuple[int, NDArray]]]
+    blocks: Callable[[], Iterator[tuple[int, NDArray[Any]]]]
     label_N: NDArray[np.int64] | None = None
+    label_words: tuple[str, ...] | None = None
     mass_N: NDArray[np.float32] | None = None
     pt_N: NDArray[np.float32] | None = None
     channels: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
-
-
-def open_source(path: Path, options: SourceOptions) -> list[SourcePart]:
-    """Recognise a file: one part, or one per split if the file brings its own.
-
-    Raises:
-        DataError: missing, damaged, or of no known layout; says what was found and which option decides.
-    """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(8)
-    except OSError as error:
-        raise DataError(
-            f"source {path} cannot be read ({error.strerror}): expected an HDF5 or Parquet file of jet images;"
-            " check the path"
-        ) from error
-    if magic == b"\x89HDF\r\n\x1a\n":
-        from jetmae.data.convert.hdf5_source import open_hdf5 as open_format
-    elif magic[:4] == b"PAR1":
-        from jetmae.data.convert.parquet_source import open_parquet as open_format
-    else:
-        raise DataError(
-            f"source {path} begins with {magic!r}: expected HDF5 or Parquet; if it is an archive, unpack it first"
-        )
-    parts = _without_empty_splits(open_format(path, options))
-    for part in parts:
-        _check_size(part)
-    return parts
-
-
-def _without_empty_splits(parts: list[SourcePart]) -> list[SourcePart]:
-    """The parts that hold jets, and a printed line for each of the others; all of them if none does."""
-    filled = [part for part in parts if part.rows]
-    for part in parts if filled else ():
-        if not part.rows:
-            print(f"source {part.path}: {part.key} has 0 jets: left out")
-    return filled or parts
-
-
-def _check_size(part: SourcePart) -> None:
-    if part.rows == 0:
-        raise DataError(f"source {part.path}: {part.key} has 0 jets, expected at least 1; leave this file out")
-    _, height, width = part.image_shape
-    if height * width >= MAX_PLACES:
-        raise DataError(
-            f"source {part.path}: images of {height} x {width} pixels, expected fewer than {MAX_PLACES}"
-            " (places and counts are stored in two bytes); crop or rebin them first"
-        )
+    also_read: frozenset[Path] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def resolve_axes(shape: tuple[int, int, int], options: SourceOptions, where: str) -> tuple[tuple[int, int, int], bool]:
     """(C, H, W) and whether channels come last, from the shape of one image: the small axis is the channels.
 
     Raises:
-        DataError: the small axis is neither the first nor the last, or there is none.
+        DataError: the small axis is neither the first nor the last, there is none, or the images are too large.
     """
     first, middle, last = shape
     channels_last = last < min(first, middle)
@@ -147,7 +105,7 @@ def resolve_axes(shape: tuple[int, int, int], options: SourceOptions, where: str
             f"{where}: cannot tell rows, columns and channels apart in images of shape {shape}, expected a smallest"
             " axis first or last; say --layout channels-last or --layout channels-first"
         )
-    return ((last, first, middle) if channels_last else (first, middle, last)), channels_last
+    return _fitting((last, first, middle) if channels_last else (first, middle, last), where), channels_last
 
 
 def resolve_flat(length: int, options: SourceOptions, where: str) -> tuple[tuple[int, int, int], bool]:
@@ -155,16 +113,26 @@ def resolve_flat(length: int, options: SourceOptions, where: str) -> tuple[tuple
     channels_last = options.layout != "channels-first"
     if options.image_shape is not None:
         if int(np.prod(options.image_shape)) == length:
-            return options.image_shape, channels_last
+            return _fitting(options.image_shape, where), channels_last
         raise DataError(f"{where}: {length} values per image, but --image-shape {options.image_shape}; correct it")
     for channels in CHANNEL_NAMES:
         side = round((length / channels) ** 0.5)
         if channels * side * side == length:
-            return (channels, side, side), channels_last
+            return _fitting((channels, side, side), where), channels_last
     raise DataError(
         f"{where}: {length} values per image are no square image of {' or '.join(map(str, CHANNEL_NAMES))} channels;"
         " say --image-shape C,H,W"
     )
+
+
+def _fitting(shape: tuple[int, int, int], where: str) -> tuple[int, int, int]:
+    _, height, width = shape
+    if height * width >= MAX_PLACES:
+        raise DataError(
+            f"{where}: images of {height} x {width} pixels, expected fewer than {MAX_PLACES}"
+            " (places and counts are stored in two bytes); crop or rebin them first"
+        )
+    return shape
 
 
 def order_name(channels_last: bool) -> str:
@@ -178,37 +146,15 @@ def split_of_key(key: str) -> tuple[str | None, str]:
     return (split, key[: len(key) - len(re.split("[_/]", key)[-1])]) if split else (None, "")
 
 
-def find_name(names, wanted: tuple[str, ...], prefix: str = "") -> str | None:
-    """The first of `names` that is prefix + one of `wanted`, whatever the case."""
-    return next((name for want in wanted for name in names if name.lower() == (prefix + want).lower()), None)
+def find_names(names: Iterable[str], wanted: tuple[str, ...], prefix: str = "") -> list[str]:
+    """Those of `names` that are prefix + one of `wanted`, in the order of `wanted`."""
+    found = {
+        name: name[len(prefix) :].lower().replace("_", "") for name in names if name.lower().startswith(prefix.lower())
+    }
+    return [name for want in wanted for name, rest in found.items() if rest == want]
 
 
-def integers(values: NDArray, where: str) -> NDArray[np.int64]:
-    """Labels (N,) or (N, 1) of any numeric type as integers (N,).
-
-    Raises:
-        DataError: names the first row that holds no whole number.
-    """
-    flat = one_per_jet(values, where)
-    with np.errstate(invalid="ignore"):
-        whole = flat.astype(np.int64)
-    bad = np.flatnonzero(whole != flat)
-    if len(bad):
-        raise DataError(
-            f"{where}: label {flat[bad[0]]} in row {bad[0]} is not a whole number; expected class numbers 0, 1, ...;"
-            " correct the source or name the label array with --label-key"
-        )
-    return whole
-
-
-def one_per_jet(values: NDArray, where: str) -> NDArray:
-    """(N,) or (N, 1) -> (N,)."""
-    if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
-        return values.reshape(-1)
-    raise DataError(f"{where} has shape {values.shape}, expected (N,) or (N, 1); name the right one with --label-key")
-
-
-def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int:
+def label_column(columns_NM: NDArray[Any], options: SourceOptions, where: str) -> int:
     """Which column of a table (N, M) is the label: the first or last one, that which holds class numbers only.
 
     Masses and momenta are hundreds of GeV and not whole, so at most one column does.
@@ -216,7 +162,7 @@ def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int
     Raises:
         DataError: both or neither do.
     """
-    last = columns_NM.shape[1] - 1
+    last = int(columns_NM.shape[1]) - 1
     if options.label_column is not None:
         return 0 if options.label_column == "first" else last
     numbers = np.arange(len(options.classes or (0, 1)))
@@ -225,14 +171,18 @@ def label_column(columns_NM: NDArray, options: SourceOptions, where: str) -> int
         return candidates[0]
     raise DataError(
         f"{where}: {'both' if candidates else 'neither'} of the first and last column (first row:"
-        f" {columns_NM[0].tolist()}) hold only {numbers.tolist()}, expected exactly one, the label; say --label-column"
-        " first or last"
+        f" {listing(columns_NM[0].tolist())}) hold only {numbers.tolist()}, expected exactly one, the label; say"
+        " --label-column first or last"
     )
 
 
-def split_table(columns_NM: NDArray, column: int) -> dict[str, NDArray]:
-    """label, mass and pT from a table: (y, m, pT) if the label is first, (pT, m, y) if it is last."""
-    if columns_NM.shape[1] != 3:
-        return {"label": columns_NM[:, column]}
-    other = {"mass": columns_NM[:, 1], "pt": columns_NM[:, 2 if column == 0 else 0]}
-    return {"label": columns_NM[:, column], **other}
+def split_table(columns_NM: NDArray[Any], column: int) -> dict[str, NDArray[Any]]:
+    """label, mass and pT from a table: (y, m, pT) if the label is first, (pT, m, y) if it is last.
+
+    Columns that hold nothing but 0 and 1 are flags, and neither mass nor pT.
+    """
+    other = {"mass": 1, "pt": 2 if column == 0 else 0} if columns_NM.shape[1] == 3 else {}
+    values = {name: columns_NM[:, number] for name, number in other.items()}
+    return {"label": columns_NM[:, column]} | {
+        name: column_N for name, column_N in values.items() if not np.isin(column_N, (0, 1)).all()
+    }

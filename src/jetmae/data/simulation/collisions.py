@@ -10,10 +10,10 @@ Sources: Pythia 8.3, arXiv:2203.11601; CMS Open Data jets, arXiv:1807.11916 and 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jetmae.errors import JetmaeError
 
@@ -83,7 +83,7 @@ class JetClass:
     accepts: Callable[[Any, Jet], bool]  # (Pythia event, jet)
 
 
-def any_jet(event: Any, jet: Jet) -> bool:
+def any_jet(event: Any, jet: Jet) -> bool:  # noqa: ARG001  one of several rules
     return True
 
 
@@ -139,7 +139,7 @@ JET_CLASSES = {
 }
 
 
-def import_pythia() -> ModuleType:
+def import_pythia() -> Any:
     """Pythia 8, an optional extra: it is GPL, so it is neither required nor shipped.
 
     Raises:
@@ -178,7 +178,7 @@ class JetSource:
         self.pythia = started_pythia(self.jet_class.settings)
         self.pythia.rndm.init(seed)
 
-    def next_jet(self) -> tuple[Jet, np.ndarray]:
+    def next_jet(self) -> tuple[Jet, NDArray[np.float64]]:
         """The leading jet that counts, one per event, and the event's particles (N, 9), `PARTICLE_COLUMNS`."""
         for _ in range(MAX_EVENTS_PER_JET):
             if self.pythia.next() and (jet := self.leading_jet()):
@@ -197,18 +197,18 @@ class JetSource:
         return None
 
 
-def pile_up_events(num_events: int, seed: int) -> list[np.ndarray]:
+def pile_up_events(num_events: int, seed: int) -> list[NDArray[np.float64]]:
     """Particles (N, 9) of minimum-bias events, born around z = 0."""
     pythia = started_pythia(PILE_UP_SETTINGS)
     pythia.rndm.init(seed)
-    events = []
+    events: list[NDArray[np.float64]] = []
     while len(events) < num_events:
         if pythia.next():
             events.append(particle_rows(pythia.event))
     return events
 
 
-def particle_rows(event: Any) -> np.ndarray:
+def particle_rows(event: Any) -> NDArray[np.float64]:
     """What may meet the detector, as a table float64 (N, 9) with `jetmae.data.simulation.detector.PARTICLE_COLUMNS`."""
     rows = np.array(
         [

@@ -13,9 +13,11 @@ Shape letters: N particles, T tracks.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 CHANNELS = ("track_pt", "d0", "dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
 CHANNEL_UNITS = ("GeV", "cm", "cm", "GeV", "GeV", "hits", "hits", "hits")
@@ -93,16 +95,16 @@ PARTICLE_COLUMNS = ("pdg_id", "charge", "px", "py", "pz", "energy", "x_cm", "y_c
 class Particles:
     """Particles that live long enough to meet the detector; every field is float64 (N,)."""
 
-    abs_pdg_id: np.ndarray
-    charge: np.ndarray
-    momentum_gev: np.ndarray  # complex: px + i py
-    pz_gev: np.ndarray
-    energy_gev: np.ndarray
-    vertex_cm: np.ndarray  # complex: where it was born, x + i y
-    vertex_z_cm: np.ndarray
+    abs_pdg_id: NDArray[np.float64]
+    charge: NDArray[np.float64]
+    momentum_gev: NDArray[np.complex128]  # complex: px + i py
+    pz_gev: NDArray[np.float64]
+    energy_gev: NDArray[np.float64]
+    vertex_cm: NDArray[np.complex128]  # complex: where it was born, x + i y
+    vertex_z_cm: NDArray[np.float64]
 
     @classmethod
-    def from_rows(cls, rows: np.ndarray) -> "Particles":
+    def from_rows(cls, rows: NDArray[np.float64]) -> "Particles":
         """From a table (N, 9) with `PARTICLE_COLUMNS`; neutrinos, which nothing sees, are left out."""
         pdg_id, charge, px, py, pz, energy, x, y, z = rows[~np.isin(np.abs(rows[:, 0]), NEUTRINOS)].T
         return cls(np.abs(pdg_id), charge, px + 1j * py, pz, energy, x + 1j * y, z)
@@ -112,12 +114,12 @@ class Particles:
 class Helix:
     """Paths in the field; transverse points are complex numbers x + i y in cm, every field is (N,)."""
 
-    start: np.ndarray
-    start_z: np.ndarray
-    centre: np.ndarray
-    radius: np.ndarray
-    sense: np.ndarray  # +1 turns clockwise, as a positive charge in a field along +z does
-    slope: np.ndarray  # dz per transverse length: sinh(eta)
+    start: NDArray[np.complex128]
+    start_z: NDArray[np.float64]
+    centre: NDArray[np.complex128]
+    radius: NDArray[np.float64]
+    sense: NDArray[np.float64]  # +1 turns clockwise, as a positive charge in a field along +z does
+    slope: NDArray[np.float64]  # dz per transverse length: sinh(eta)
 
     @classmethod
     def of(cls, particles: Particles) -> "Helix":
@@ -130,7 +132,7 @@ class Helix:
         centre = particles.vertex_cm - 1j * sense * radius * particles.momentum_gev / pt_gev
         return cls(particles.vertex_cm, particles.vertex_z_cm, centre, radius, sense, particles.pz_gev / pt_gev)
 
-    def turn_to_cylinder(self, cylinder_radius_cm: float) -> np.ndarray:
+    def turn_to_cylinder(self, cylinder_radius_cm: float) -> NDArray[np.float64]:
         """The angle (N,) turned until the path first leaves the cylinder; infinite if it never does.
 
         A point on the circle is at the squared distance d^2 + R^2 + 2 d R cos(theta) from the beam, theta being its
@@ -144,17 +146,17 @@ class Helix:
         leaves = (np.abs(cosine) <= 1) & (np.abs(self.start) < cylinder_radius_cm)
         return np.where(leaves, np.minimum(*turns), np.inf)
 
-    def turn_to_endcap(self, half_length_cm: float) -> np.ndarray:
+    def turn_to_endcap(self, half_length_cm: float) -> NDArray[np.float64]:
         """The angle (N,) turned until |z| reaches the half length; infinite for a path at constant z."""
         with np.errstate(divide="ignore"):
             return (np.copysign(half_length_cm, self.slope) - self.start_z) / (self.slope * self.radius)
 
-    def point_after(self, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def point_after(self, turn: NDArray[np.float64]) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
         """Transverse point (N,) complex and z (N,), in cm."""
         point = self.centre + (self.start - self.centre) * np.exp(-1j * self.sense * turn)
         return point, self.start_z + self.slope * self.radius * turn
 
-    def perigee(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def perigee(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Signed impact parameter d0, z, and direction phi (each (N,)) where the path is nearest to the beam line.
 
         d0 is positive when the path passes the beam with negative angular momentum about it, as CMS's dxy, which is
@@ -174,18 +176,22 @@ class Window:
     tower_row: int
     tower_column: int
 
-    def positions(self, eta: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def positions(
+        self, eta: NDArray[np.float64], phi: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Row and column (N,) each, in pixels with their fraction; outside 0 to 125 is outside the image."""
         first_row = (self.tower_row - IMAGE_TOWERS // 2 - TOWERS_ALONG // 2) * PIXELS_PER_TOWER
         first_column = (self.tower_column - IMAGE_TOWERS // 2) * PIXELS_PER_TOWER
         return eta / PIXEL_ETA - first_row, np.mod(phi / PIXEL_PHI - first_column, PIXELS_AROUND)
 
-    def sum(self, eta: np.ndarray, phi: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def sum(
+        self, eta: NDArray[np.float64], phi: NDArray[np.float64], weight: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Weights (N,) summed in the pixels (125, 125) they fall into."""
         rows, columns = self.positions(eta, phi)
         return sum_on_grid(np.floor(rows), np.floor(columns), weight, (IMAGE_PIXELS, IMAGE_PIXELS))
 
-    def cut(self, towers: np.ndarray) -> np.ndarray:
+    def cut(self, towers: NDArray[np.float64]) -> NDArray[np.float64]:
         """The image's 25 x 25 towers out of all (70, 72)."""
         rows = np.arange(self.tower_row - IMAGE_TOWERS // 2, self.tower_row + IMAGE_TOWERS // 2 + 1)
         columns = np.arange(self.tower_column - IMAGE_TOWERS // 2, self.tower_column + IMAGE_TOWERS // 2 + 1)
@@ -194,7 +200,7 @@ class Window:
 
 def jet_image(
     particles: Particles, *, vertex_z_cm: float, jet_eta: float, jet_phi: float, generator: Generator
-) -> np.ndarray:
+) -> NDArray[np.float32]:
     """The detector's picture, float32 (8, 125, 125) in `CHANNELS` order and `CHANNEL_UNITS`, of one jet.
 
     `vertex_z_cm` is the primary vertex; the jet axis only says where to look for the leading HCAL tower.
@@ -213,7 +219,7 @@ def jet_image(
     return round_mantissa(np.stack(channels).astype(np.float32))
 
 
-def calorimeter_positions(helix: Helix) -> tuple[np.ndarray, np.ndarray]:
+def calorimeter_positions(helix: Helix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """eta and phi (N,) on the ECAL front face, seen from the detector's centre; NaN for what starts outside it.
 
     Below 0.73 GeV a charged particle cannot reach the barrel: it spirals on to an endcap.
@@ -224,7 +230,7 @@ def calorimeter_positions(helix: Helix) -> tuple[np.ndarray, np.ndarray]:
     return np.arcsinh(z / np.abs(point)), np.angle(point)
 
 
-def deposited_energy(particles: Particles, generator: Generator) -> tuple[np.ndarray, np.ndarray]:
+def deposited_energy(particles: Particles, generator: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What each particle leaves in ECAL and in HCAL, GeV, (N,) each, before the resolution."""
     kind, energy = particles.abs_pdg_id, particles.energy_gev
     begins_shower = generator.random(energy.size) < ECAL_INTERACTION_PROBABILITY
@@ -238,7 +244,9 @@ def deposited_energy(particles: Particles, generator: Generator) -> tuple[np.nda
     return ecal, hcal
 
 
-def hcal_towers(eta: np.ndarray, phi: np.ndarray, energy_gev: np.ndarray, generator: Generator) -> np.ndarray:
+def hcal_towers(
+    eta: NDArray[np.float64], phi: NDArray[np.float64], energy_gev: NDArray[np.float64], generator: Generator
+) -> NDArray[np.float64]:
     """Measured energy, GeV, of all towers (70, 72); a deposit goes to the tower behind the ECAL crystal it hits."""
     rows, columns = np.floor(eta / TOWER_ETA + TOWERS_ALONG // 2), np.floor(np.mod(phi, 2 * np.pi) / TOWER_PHI)
     towers = sum_on_grid(rows, columns, energy_gev, (TOWERS_ALONG, TOWERS_AROUND))
@@ -247,21 +255,25 @@ def hcal_towers(eta: np.ndarray, phi: np.ndarray, energy_gev: np.ndarray, genera
 
 
 def ecal_channel(
-    eta: np.ndarray, phi: np.ndarray, energy_gev: np.ndarray, window: Window, generator: Generator
-) -> np.ndarray:
+    eta: NDArray[np.float64],
+    phi: NDArray[np.float64],
+    energy_gev: NDArray[np.float64],
+    window: Window,
+    generator: Generator,
+) -> NDArray[np.float64]:
     """Measured energy, GeV, of the crystals (125, 125); each deposit is shared among 3 x 3 crystals."""
     rows, columns = window.positions(eta, phi)
     deposits = (np.abs(rows - IMAGE_PIXELS / 2) < IMAGE_PIXELS) & (energy_gev > 0)
-    rows, row_shares = shower_shares(rows[deposits])
-    columns, column_shares = shower_shares(columns[deposits])
+    near_rows, row_shares = shower_shares(rows[deposits])
+    near_columns, column_shares = shower_shares(columns[deposits])
     shares = energy_gev[deposits, None, None] * row_shares[:, :, None] * column_shares[:, None, :]
-    rows, columns = np.broadcast_arrays(rows[:, :, None], columns[:, None, :] % PIXELS_AROUND)
-    crystals = sum_on_grid(rows, columns, shares, (IMAGE_PIXELS, IMAGE_PIXELS))
+    crystal_rows, crystal_columns = np.broadcast_arrays(near_rows[:, :, None], near_columns[:, None, :] % PIXELS_AROUND)
+    crystals = sum_on_grid(crystal_rows, crystal_columns, shares, (IMAGE_PIXELS, IMAGE_PIXELS))
     sigma = np.sqrt(ECAL_STOCHASTIC**2 * crystals + ECAL_NOISE_GEV**2 + (ECAL_CONSTANT * crystals) ** 2)
     return above_threshold(crystals, sigma, ECAL_THRESHOLD_GEV, generator)
 
 
-def shower_shares(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shower_shares(position: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices (N, 3) of the crystals before, at and after a position in crystal widths, and their shares (N, 3)."""
     index = np.floor(position).astype(np.int64)
     edges = (index[:, None] + np.arange(-1, 3)) - position[:, None]
@@ -270,8 +282,8 @@ def shower_shares(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def above_threshold(
-    energy_gev: np.ndarray, sigma_gev: np.ndarray, threshold_gev: float, generator: Generator
-) -> np.ndarray:
+    energy_gev: NDArray[np.float64], sigma_gev: NDArray[np.float64], threshold_gev: float, generator: Generator
+) -> NDArray[np.float64]:
     """Smear every cell that was hit, and empty those that stay below the threshold."""
     hit = np.nonzero(energy_gev)
     measured = generator.normal(energy_gev[hit], sigma_gev[hit])
@@ -280,7 +292,7 @@ def above_threshold(
     return result
 
 
-def spread_towers(towers_gev: np.ndarray) -> np.ndarray:
+def spread_towers(towers_gev: NDArray[np.float64]) -> NDArray[np.float64]:
     """Towers (25, 25) as pixels (125, 125): each of a tower's 25 pixels holds the same 1/25 of its energy."""
     share = towers_gev / PIXELS_PER_TOWER**2
     return share.repeat(PIXELS_PER_TOWER, axis=0).repeat(PIXELS_PER_TOWER, axis=1)
@@ -288,7 +300,7 @@ def spread_towers(towers_gev: np.ndarray) -> np.ndarray:
 
 def track_channels(
     particles: Particles, helix: Helix, window: Window, vertex_z_cm: float, generator: Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """pT, d0 and dz summed per pixel, with sign, of the tracks found, at their direction nearest to the beam."""
     d0, z, phi = helix.perigee()
     pt = np.abs(particles.momentum_gev)
@@ -298,10 +310,10 @@ def track_channels(
     measured_pt = pt * np.maximum(generator.normal(1.0, np.hypot(constant, per_gev * pt)), 0.1)
     measured_d0 = generator.normal(d0, np.hypot(D0_RESOLUTION_CM[0], D0_RESOLUTION_CM[1] / pt))
     measured_dz = generator.normal(dz, np.hypot(DZ_RESOLUTION_CM[0], DZ_RESOLUTION_CM[1] / pt))
-    return tuple(window.sum(eta, phi, values) for values in (measured_pt, measured_d0, measured_dz))
+    return window.sum(eta, phi, measured_pt), window.sum(eta, phi, measured_d0), window.sum(eta, phi, measured_dz)
 
 
-def track_is_found(particles: Particles, generator: Generator) -> np.ndarray:
+def track_is_found(particles: Particles, generator: Generator) -> NDArray[np.bool_]:
     """Acceptance and efficiency, bool (N,)."""
     pt_gev, birth_radius = np.abs(particles.momentum_gev), np.abs(particles.vertex_cm)
     abs_eta = np.abs(np.arcsinh(particles.pz_gev / pt_gev))
@@ -310,7 +322,8 @@ def track_is_found(particles: Particles, generator: Generator) -> np.ndarray:
     efficiency = np.where(particles.abs_pdg_id == MUON, TRACK_EFFICIENCY_MUON, efficiency)
     lost_length = TRACK_LAST_RADIUS_CM - TRACK_FULL_EFFICIENCY_RADIUS_CM
     efficiency = efficiency * np.clip((TRACK_LAST_RADIUS_CM - birth_radius) / lost_length, 0, 1)
-    return accepted & (generator.random(pt_gev.size) < efficiency)
+    found: NDArray[np.bool_] = accepted & (generator.random(pt_gev.size) < efficiency)
+    return found
 
 
 def pixel_hits(
@@ -320,7 +333,7 @@ def pixel_hits(
     layer_radius_cm: float,
     vertex_z_cm: float,
     generator: Generator,
-) -> np.ndarray:
+) -> NDArray[np.float64]:
     """Hits per pixel (125, 125) on one layer of the pixel barrel.
 
     eta is counted from the primary vertex: seen from the detector's centre, a vertex 5 cm off would move the hits of
@@ -334,14 +347,17 @@ def pixel_hits(
     return window.sum(eta, np.angle(point[hit]), np.ones(eta.size))
 
 
-def sum_on_grid(rows: np.ndarray, columns: np.ndarray, weight: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def sum_on_grid(
+    rows: NDArray[Any], columns: NDArray[Any], weight: NDArray[np.float64], shape: tuple[int, int]
+) -> NDArray[np.float64]:
     """Sum weights at whole-numbered rows and columns (all one shape); what lies outside, or nowhere (NaN), is lost."""
     inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
     flat = rows[inside].astype(np.int64) * shape[1] + columns[inside].astype(np.int64)
-    return np.bincount(flat, weight[inside], shape[0] * shape[1]).reshape(shape)
+    sums: NDArray[np.float64] = np.bincount(flat, weight[inside], shape[0] * shape[1]).astype(np.float64, copy=False)
+    return sums.reshape(shape)
 
 
-def window_around(towers_gev: np.ndarray, jet_eta: float, jet_phi: float) -> Window:
+def window_around(towers_gev: NDArray[np.float64], jet_eta: float, jet_phi: float) -> Window:
     """Centred on the highest of the towers (70, 72) within 4 towers of the jet axis, as in [E2E]."""
     row = int(np.floor(jet_eta / TOWER_ETA)) + TOWERS_ALONG // 2
     column = int(np.floor(jet_phi / TOWER_PHI))
@@ -351,7 +367,7 @@ def window_around(towers_gev: np.ndarray, jet_eta: float, jet_phi: float) -> Win
     return Window(row + int(offsets[down]), (column + int(offsets[right])) % TOWERS_AROUND)
 
 
-def round_mantissa(values: np.ndarray, kept_bits: int = KEPT_MANTISSA_BITS) -> np.ndarray:
+def round_mantissa(values: NDArray[np.float32], kept_bits: int = KEPT_MANTISSA_BITS) -> NDArray[np.float32]:
     """Round finite float32 values to the nearest number with `kept_bits` mantissa bits.
 
     Half of the last kept bit is added to the magnitude and the rest cut off; a carry moves into the exponent, which

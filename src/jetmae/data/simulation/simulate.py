@@ -22,10 +22,12 @@ from importlib.metadata import version
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
 
 from jetmae.data.simulation import collisions, detector
 from jetmae.errors import JetmaeError
@@ -73,7 +75,7 @@ class SimulatedBlock:
     """The jets of a block in file order."""
 
     images: list[bytes]  # one HDF5 chunk each, as `compressed_image` makes it
-    columns: dict[str, np.ndarray]  # (n,) each: `m` and `pT` float32 GeV, `Y` uint8
+    columns: dict[str, NDArray[Any]]  # (n,) each: `m` and `pT` float32 GeV, `Y` uint8
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def write_file(path: Path, name: str, blocks: list[Block], labelled: bool, worke
     with h5py.File(path, "x", libver=HDF5_VERSIONS) as file:
         file.attrs.update(file_attributes(blocks, labelled, name))
         images = create_image_dataset(file, sum(block.num_jets for block in blocks), blocks[0].gzip_level)
-        columns: dict[str, list[np.ndarray]] = {"m": [], "pT": []} | ({"Y": []} if labelled else {})
+        columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("m", "pT", *(("Y",) if labelled else ()))}
         positions = count()
         for block in simulated_blocks(blocks, workers):
             for image in block.images:
@@ -241,7 +243,7 @@ def create_image_dataset(file: h5py.File, num_jets: int, gzip_level: int) -> h5p
     )
 
 
-def compressed_image(image: np.ndarray, gzip_level: int) -> bytes:
+def compressed_image(image: NDArray[np.float32], gzip_level: int) -> bytes:
     """One HDF5 chunk, as the library's own gzip filter would make it."""
     return zlib.compress(image.astype("<f4").tobytes(), gzip_level)
 
@@ -287,21 +289,21 @@ def simulate_block(block: Block) -> SimulatedBlock:
     return SimulatedBlock(images, {"m": mass_gev, "pT": pt_gev, "Y": labels})
 
 
-def block_labels(block: Block) -> np.ndarray:
+def block_labels(block: Block) -> NDArray[np.uint8]:
     """uint8 (n,): as many of one class as of the other, mixed. An odd jet goes to the class the block number names."""
     labels = (np.arange(block.num_jets) + block.number) % 2
     return stream(block, BOTH_CLASSES, ORDER_STREAM).permutation(labels).astype(np.uint8)
 
 
-def pile_up_pool(block: Block) -> list[np.ndarray]:
+def pile_up_pool(block: Block) -> list[NDArray[np.float64]]:
     """Minimum-bias events, particles (N, 9) each; none where no pile-up is wanted."""
     num_events = POOL_EVENTS_PER_BLOCK if block.pile_up > 0 else 0
     return collisions.pile_up_events(num_events, pythia_seed(block, BOTH_CLASSES, POOL_STREAM)) if num_events else []
 
 
 def simulated_jets(
-    block: Block, label: int, num_jets: int, pool: list[np.ndarray]
-) -> Iterator[tuple[np.ndarray, collisions.Jet]]:
+    block: Block, label: int, num_jets: int, pool: list[NDArray[np.float64]]
+) -> Iterator[tuple[NDArray[np.float32], collisions.Jet]]:
     """Images float32 (8, 125, 125) and jets of one class."""
     source = collisions.JetSource(PROCESSES[block.process][label], pythia_seed(block, label, COLLISION_STREAM))
     generator = stream(block, label, DETECTOR_STREAM)
@@ -316,7 +318,9 @@ def simulated_jets(
         yield image, jet
 
 
-def pile_up_rows(pool: list[np.ndarray], mean_vertices: float, generator: Generator) -> list[np.ndarray]:
+def pile_up_rows(
+    pool: list[NDArray[np.float64]], mean_vertices: float, generator: Generator
+) -> list[NDArray[np.float64]]:
     """Particles (N, 9) of a Poisson number of further collisions, each turned, mirrored and put at a z of its own."""
     if not pool:
         return []
@@ -327,7 +331,7 @@ def pile_up_rows(pool: list[np.ndarray], mean_vertices: float, generator: Genera
     return [placed(pool[c], t, m, z) for c, t, m, z in zip(chosen, turns, mirrors, vertices, strict=True)]
 
 
-def placed(rows: np.ndarray, turn: complex, mirror: float, vertex_z_cm: float) -> np.ndarray:
+def placed(rows: NDArray[np.float64], turn: complex, mirror: float, vertex_z_cm: float) -> NDArray[np.float64]:
     """A copy of an event (N, 9) turned about the beam, mirrored in z, and moved along the beam."""
     identity, px, py, pz, energy, x, y, z = rows[:, :2], *rows.T[2:]
     momentum, birth = (px + 1j * py) * turn, (x + 1j * y) * turn
