@@ -16,9 +16,9 @@ from rich.console import Console
 
 from jetmae.errors import JetmaeError
 from jetmae.metrics import Measurement, measure_auc, paired_auc_difference
+from jetmae.report import figure_style
 from jetmae.report.comparison import MINUS, MISSING, compare, format_measurement, format_rejection
 from jetmae.report.conclusions import headline
-from jetmae.report.figures import style
 from jetmae.report.page import comparison_table, print_table, unit_notes, write_report
 from jetmae.report.run_reader import read_run, read_runs
 
@@ -151,7 +151,7 @@ def make_chain(root: Path) -> list[Path]:
 def coarse_pictures() -> Iterator[None]:
     """A quarter of the pixels: encoding them would take most of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "PIXELS_PER_INCH", 40)
+        patch.setattr(figure_style, "PIXELS_PER_INCH", 40)
         yield
 
 

@@ -22,6 +22,7 @@ from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, written_aside
 from jetmae.records.attempts import EndLine
 from jetmae.records.metrics import TrainLine
+from jetmae.report import classifier_figures, curve_figures, figure_style, reconstruction_figures
 from jetmae.report.comparison import (
     MISSING,
     Row,
@@ -32,7 +33,6 @@ from jetmae.report.comparison import (
     print_table,
 )
 from jetmae.report.conclusions import headline
-from jetmae.report.figures import classification, curves, reconstruction, style
 from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
 from jetmae.run_folder import RunFolder
 from jetmae.watch.parts import Parts
@@ -108,7 +108,7 @@ def page_content(runs: Sequence[RecordedRun], title: str) -> dict[str, Any]:
         "written_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "headline": sentences[0] if sentences else "Nothing to compare yet.",
         "more_sentences": sentences[1:],
-        "rows": [{"row": row, "cells": cells(row), "colour": style.KIND_COLOUR[row.kind]} for row in rows],
+        "rows": [{"row": row, "cells": cells(row), "colour": figure_style.KIND_COLOUR[row.kind]} for row in rows],
         "several_references": len({row.delta_reference for row in rows if row.delta_reference}) > 1,
         "classified": any(row.kind != "pretrain" for row in rows),
         "curves": _curves(runs),
@@ -130,8 +130,8 @@ def _pictures_of(content: dict[str, Any]) -> list[Picture]:
 
 def _curves(runs: Sequence[RecordedRun]) -> list[Picture]:
     figures = [
-        ("loss_curves", curves.loss_curves(runs), "Loss and validation AUC of all runs against jets seen", ""),
-        ("learning_rate", curves.learning_rates(runs), "Learning rate of all runs against jets seen", ""),
+        ("loss_curves", curve_figures.loss_curves(runs), "Loss and validation AUC of all runs against jets seen", ""),
+        ("learning_rate", curve_figures.learning_rates(runs), "Learning rate of all runs against jets seen", ""),
     ]
     return [_picture(name, figure, text, caption) for name, figure, text, caption in figures if figure]
 
@@ -140,16 +140,16 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     found = _all_predictions(runs)
     if not found:
         return []
-    styles = style.run_styles(runs)
+    styles = figure_style.run_styles(runs)
     signal, background = _class_names(found)
     figures = [
-        ("roc", classification.roc_curves(found, styles), "ROC curves", (f"Signal: {signal}; background: {background}. "
+        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves", (f"Signal: {signal}; background: {background}. "
          "Bands: binomial uncertainty of the background. Curves end where fewer than 3 background jets are left.")),
-        ("auc_against_pt", classification.auc_against_pt(found, styles), "AUC in bins of jet pT",
+        ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT",
          "Six bins with equally many jets; points are shifted sideways to be seen."),
-        ("calibration", classification.calibration(found, styles), "Calibration",
+        ("calibration", classifier_figures.calibration(found, styles), "Calibration",
          "On the diagonal a score of 0.8 means 80 % signal. Below it the network is too sure of a signal."),
-        ("scores", classification.score_histograms(found, styles), "Histograms of the scores by class",
+        ("scores", classifier_figures.score_histograms(found, styles), "Histograms of the scores by class",
          "Share of the jets of each class per bin of the score, logarithmic."),
     ]  # fmt: skip
     return [_picture(name, figure, text, caption) for name, figure, text, caption in figures if figure]
@@ -195,7 +195,7 @@ def _pretraining(run: RecordedRun, row: Row) -> dict[str, Any]:
 def _bars(run: RecordedRun, row: Row) -> list[Picture]:
     if not row.explained_variance:
         return []
-    figure = reconstruction.explained_variance_bars(row.explained_variance, row.by_mean_image)
+    figure = reconstruction_figures.explained_variance_bars(row.explained_variance, row.by_mean_image)
     return [_picture(f"{_slug(run.name)}_explained_variance", figure, f"Explained variance per channel, {run.name}")]
 
 
@@ -211,7 +211,7 @@ def _event(run: RecordedRun, split: str, found: Reconstruction, example: int) ->
     """The picture, and whether it is the split's first."""
     jet = f"{'Training' if split == 'train' else 'Test'} jet{_of_class(found, example)}"
     caption = f"{jet}; {_share(found, example)} of it hidden."
-    figure = reconstruction.event_pictures(found, example)
+    figure = reconstruction_figures.event_pictures(found, example)
     picture = _picture(f"{_slug(run.name)}_event_{split}_{example}", figure, caption, caption)
     return picture, example == 0
 
@@ -231,7 +231,7 @@ def _mean_picture(run: RecordedRun, split: str, found: Reconstruction) -> Pictur
     jets = f"{'training' if split == 'train' else 'test'} jets"
     number = "" if found.pictured_jets is None else f"{found.pictured_jets} "
     caption = f"Mean over {number}{jets}, each pixel where it was hidden."
-    return _picture(f"{_slug(run.name)}_mean_{split}", reconstruction.mean_pictures(found), caption, caption)
+    return _picture(f"{_slug(run.name)}_mean_{split}", reconstruction_figures.mean_pictures(found), caption, caption)
 
 
 def unit_notes(found: Reconstruction | None) -> list[str]:
@@ -294,7 +294,7 @@ def _attempts(run: RecordedRun) -> str:
 
 
 def _picture(name: str, figure: Figure, alternative_text: str, caption: str = "") -> Picture:
-    return Picture(f"{name}.png", style.png_bytes(figure), alternative_text, caption)
+    return Picture(f"{name}.png", figure_style.png_bytes(figure), alternative_text, caption)
 
 
 def _slug(name: str) -> str:

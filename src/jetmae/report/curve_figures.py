@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from jetmae.metrics import Floats
-from jetmae.report.figures.style import Style, label_axes, legend, make_panels, plain_text, run_styles
+from jetmae.report.figure_style import Style, label_axes, legend, make_panels, plain_text, run_styles
 from jetmae.report.run_reader import RecordedRun
 
 

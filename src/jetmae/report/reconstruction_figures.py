@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from jetmae.metrics import Floats, Measurement
-from jetmae.report.figures.style import (
+from jetmae.report.figure_style import (
     MINUS,
     REFERENCE_COLOUR,
     SPLIT_COLOUR,

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jetmae import metrics
 from jetmae.metrics import Floats
-from jetmae.report.figures.style import GREY, Style, label_axes, legend, make_panels, plain_text
+from jetmae.report.figure_style import GREY, Style, label_axes, legend, make_panels, plain_text
 from jetmae.report.run_reader import Predictions
 
 
