@@ -143,8 +143,9 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     styles = figure_style.run_styles(runs)
     signal, background = _class_names(found)
     figures = [
-        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves", (f"Signal: {signal}; background: {background}. "
-         "Bands: binomial uncertainty of the background. Curves end where fewer than 3 background jets are left.")),
+        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves",
+         (f"Signal: {signal}; background: {background}. Bands: binomial uncertainty of the background. Curves end where"
+          " fewer than 3 background jets are left.")),
         ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT",
          "Six bins with equally many jets; points are shifted sideways to be seen."),
         ("calibration", classifier_figures.calibration(found, styles), "Calibration",
