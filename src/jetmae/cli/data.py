@@ -138,10 +138,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         verify=arguments.verify,
     )
-    _print_conversion(arguments.out, result, dropped=arguments.drop_constant)
+    _print_conversion(arguments.out, result, dropped=arguments.drop_constant, rounded=arguments.allow_rounding)
 
 
-def _print_conversion(folder: Path, result, *, dropped: bool) -> None:
+def _print_conversion(folder: Path, result, *, dropped: bool, rounded: bool) -> None:
     manifest = result.manifest
     for planned in result.plan:
         print(f"{planned.part.path}: {planned.part.layout}")
@@ -153,7 +153,8 @@ def _print_conversion(folder: Path, result, *, dropped: bool) -> None:
     if result.constant_images:
         print(f"{result.constant_images} constant images {'dropped' if dropped else 'kept (see --drop-constant)'}")
     if result.jets_compared is not None:
-        print(f"{result.jets_compared:,} jets compared with the sources bit for bit: equal")
+        how = "rounded to float32" if rounded else "bit for bit"
+        print(f"{result.jets_compared:,} jets compared with the sources {how}: equal")
     print(f"next: python jobs/launch.py chain data.path={folder}")
 
 
