@@ -92,10 +92,6 @@ def find_file(name: str, asking: Path) -> Path | None:
     """The file that a link or a virtual dataset of the file `asking` names, looked for where HDF5 looks for it."""
     named = Path(name)
     beside = Path(named.name) if named.is_absolute() else named
-    places = (
-        *((named,) if named.is_absolute() else ()),
-        asking.parent / beside,
-        beside,
-        asking.resolve().parent / beside,
-    )
+    places = [named] if named.is_absolute() else []
+    places += [asking.parent / beside, beside, asking.resolve().parent / beside]
     return next((place for place in places if place.is_file()), None)
