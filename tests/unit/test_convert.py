@@ -622,3 +622,30 @@ def test_help_imports_nothing_that_takes_time():
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert "argparse" in imported.stderr
     assert "numpy" not in imported.stderr
+
+
+def test_a_source_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
+    """Where storage has no locks, nothing else shows that another program writes."""
+    source = tmp_path / "source.h5"
+    ours(source, make_truth(4, side=20))
+
+    def write_while_somebody_touches_the_source(path, jets, **keywords):
+        with h5py.File(source, "a") as file:
+            file["m"][0] = 1
+        return write_shard(path, jets, **keywords)
+
+    write_shard = convert_module.write_shard
+    monkeypatch.setattr(convert_module, "write_shard", write_while_somebody_touches_the_source)
+    with pytest.raises(DataError, match=r"source\.h5 changed while it was converted"):
+        convert([f"train={source}"], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.h5"]
+
+
+def test_tables_of_other_widths_in_other_splits_do_not_matter(tmp_path):
+    boosted_top(tmp_path / "source.h5", make_truth(16, side=20))
+    with h5py.File(tmp_path / "source.h5", "a") as file:
+        table = file["test_meta"][()]
+        del file["test_meta"]
+        file["test_meta"] = table[:, :2]
+    manifest = convert([str(tmp_path / "source.h5")], tmp_path / "out").manifest
+    assert {split: manifest.jets(split) for split in manifest.splits} == {"train": 8, "validation": 4, "test": 4}

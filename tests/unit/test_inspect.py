@@ -11,6 +11,7 @@ import pytest
 from source_files import HCAL, Truth, make_truth, ours
 
 from jetmae.data.convert.convert import ConvertOptions, convert
+from jetmae.data.convert.source import SourceOptions
 from jetmae.data.inspect import channel_statistics, dataset_statistics, example_ids, verify_dataset
 from jetmae.data.manifest import read_manifest, write_manifest
 from jetmae.data.shards import JetDataset, SparseJets, write_shard
@@ -207,3 +208,19 @@ def test_pictures_are_written_for_every_channel_and_split(folder, tmp_path):
 def test_examples_show_both_classes():
     assert example_ids(np.array([0] * 10 + [1] * 10), 20).tolist() == [0, 1, 2, 3, 10, 11, 12, 13]
     assert example_ids(None, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("name", ["p$_T", "$", "$x", "$\\frac{$", "a^b_c", "[/]", "[red]", ":smile:", "a\nb", "é"])
+def test_any_name_can_be_shown_and_drawn(tmp_path, capsys, monkeypatch, name):
+    """A dollar is no mathematics, and a bracket no markup."""
+    monkeypatch.setenv("COLUMNS", "200")
+    images = np.zeros((4, 3, 8, 8), "f4")
+    images[:, :, 2, 2] = 1
+    with h5py.File(tmp_path / "source.h5", "w") as file:
+        file["jet"], file["Y"] = images, np.arange(4) % 2
+    options = SourceOptions(channels=(name, "b", "c"), units=(name, "GeV", "GeV"), classes=(name, "top"))
+    convert([f"train={tmp_path / 'source.h5'}"], tmp_path / "out", source_options=options)
+    dataset_statistics(tmp_path / "out", tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert name.split("\n")[0] in capsys.readouterr().out

@@ -185,7 +185,8 @@ def dataset_statistics(folder: Path, pictures: Path | None = None) -> None:
     """
     from rich.console import Console
 
-    manifest, console = read_manifest(Path(folder)), Console()
+    # Names may hold brackets and colons, which are no markup here.
+    manifest, console = read_manifest(Path(folder)), Console(markup=False, emoji=False)
     datasets = {split: JetDataset(Path(folder), split, manifest=manifest) for split in manifest.splits}
     for split, dataset in datasets.items():
         console.print(_table(split, dataset))
@@ -296,10 +297,10 @@ def _draw(
     label_N, classes = dataset.column("label"), dataset.manifest.classes
     for (row, column), number in zip(corners, ids, strict=True):
         name = f"jet {number}" + (f", {classes[label_N[number]]}" if label_N is not None and classes else "")
-        axis.text(column, row - 2, name, fontsize=8)
+        axis.text(column, row - 2, name, fontsize=8, parse_math=False)  # a dollar in a name is no mathematics
     unit = dataset.manifest.units[channel]
     bar = figure.add_axes((0.9, 0.1, 0.015, 0.8))
-    figure.colorbar(drawn, cax=bar, label=f"{dataset.manifest.channels[channel]} [{unit}]")
+    figure.colorbar(drawn, cax=bar).set_label(f"{dataset.manifest.channels[channel]} [{unit}]", parse_math=False)
     figure.savefig(path)
 
 

@@ -19,10 +19,10 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         verify=arguments.verify,
     )
-    print_conversion(arguments.out, result, dropped=arguments.drop_constant)
+    print_conversion(arguments.out, result, dropped=arguments.drop_constant, rounded=arguments.allow_rounding)
 
 
-def print_conversion(folder: Path, result: Conversion, *, dropped: bool) -> None:
+def print_conversion(folder: Path, result: Conversion, *, dropped: bool, rounded: bool) -> None:
     """What the sources were taken for, and what the dataset holds."""
     manifest = result.manifest
     for planned in result.plan:
@@ -35,5 +35,6 @@ def print_conversion(folder: Path, result: Conversion, *, dropped: bool) -> None
     if result.constant_images:
         print(f"{result.constant_images} constant images {'dropped' if dropped else 'kept (see --drop-constant)'}")
     if result.jets_compared is not None:
-        print(f"{result.jets_compared:,} jets compared with the sources bit for bit: equal")
+        how = "rounded to float32" if rounded else "bit for bit"
+        print(f"{result.jets_compared:,} jets compared with the sources {how}: equal")
     print(f"next: {typed(f'chain data.path={folder}')}")

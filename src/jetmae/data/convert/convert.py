@@ -9,8 +9,6 @@ the output and renamed when it is complete.
 Which jets go to which split is decided in division.py.
 """
 
-import datetime as dt
-import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,8 +24,8 @@ from jetmae.data.convert.division import PlannedPart, plan_conversion
 from jetmae.data.convert.float32 import is_exact
 from jetmae.data.convert.listing import listing
 from jetmae.data.convert.output import built_aside, find_destination
+from jetmae.data.convert.provenance import provenance_of, refuse_changed, states_of
 from jetmae.data.convert.source import CHANNEL_NAMES, SourceOptions, SourcePart
-from jetmae.data.integrity import sha256_of
 from jetmae.data.manifest import Manifest, ShardEntry, write_manifest
 from jetmae.data.normalisation import constants_of_split
 from jetmae.data.shards import MAX_PLACES, Shard, SparseJets, check_labels, write_shard
@@ -104,13 +102,14 @@ def convert(
     """Convert sources into a dataset at `output`; with `verify` compare it with the sources before it takes its place.
 
     Raises:
-        DataError: a source is missing, damaged, not recognised, or holds NaN, infinity or a wrong label.
-        JetmaeError: the output exists or cannot be written, or the disk is too small.
+        DataError: a source is missing, damaged, not recognised, changes meanwhile, or holds rows that nobody wrote,
+            NaN, infinity or a wrong label.
+        JetmaeError: the output exists, is taken by others meanwhile, or cannot be written, or the disk is too small.
     """
     source_options, options = source_options or SourceOptions(), options or ConvertOptions()
     destination = find_destination(output, overwrite=overwrite)
     plan = plan_conversion(sources, source_options, fractions=options.fractions, seed=options.seed)
-    manifest = _describe_dataset(plan, source_options, options)
+    states, manifest = states_of(plan), _describe_dataset(plan, source_options, options)
     plan = [_checked_labels(numbered(planned, manifest.classes), manifest.classes) for planned in plan]
     notes = _notes(plan, manifest.classes, source_options)
     with built_aside(destination) as folder:
@@ -120,12 +119,18 @@ def convert(
             manifest,
             splits=entries,
             normalisation=_normalisation(folder, entries, manifest),
-            provenance=_provenance(sources, plan, source_options, options),
+            provenance=provenance_of(
+                sources,
+                plan,
+                options={"source_options": asdict(source_options), "options": asdict(options)},
+                hash_sources=options.hash_sources,
+            ),
         )
         write_manifest(folder, manifest)
         jets_compared = None
         if verify:
             jets_compared = compare_with_sources(folder, manifest, plan, drop_constant=options.drop_constant)
+        refuse_changed(states, states_of(plan))
     return Conversion(manifest, plan, constant_images, jets_compared, notes)
 
 
@@ -349,39 +354,6 @@ def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest:
         )
         for split, shards in entries.items()
         if split == "train" or split.endswith("_train")
-    }
-
-
-def _provenance(
-    sources: Sequence[str], plan: list[PlannedPart], source_options: SourceOptions, options: ConvertOptions
-) -> dict[str, Any]:
-    return {
-        "jetmae_version": importlib.metadata.version("jetmae"),
-        "converted_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "command_sources": list(sources),
-        "source_options": asdict(source_options),
-        "options": asdict(options),
-        "sources": [_provenance_of(planned, options) for planned in plan],
-    }
-
-
-def _provenance_of(planned: PlannedPart, options: ConvertOptions) -> dict[str, Any]:
-    part = planned.part
-    return {
-        **_file(part.path, options),
-        "layout": part.layout,
-        "rows": part.rows,
-        "splits": list(planned.splits),
-        "notes": list(part.notes),
-        "also_read": [_file(path, options) for path in sorted(part.also_read)],
-    }
-
-
-def _file(path: Path, options: ConvertOptions) -> dict[str, Any]:
-    return {
-        "path": str(path.resolve()),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path) if options.hash_sources else None,
     }
 
 

@@ -43,7 +43,7 @@ class CheckedArrays:
         if not home.samefile(self.path):
             refuse_locked(home)
             self.files.add(home)
-            self.notes.append(f"{name} is a link to {array.name} in {home}")
+            self._note(f"{name} is a link to {array.name} in {home}")
         with translated_errors(self.path, name):
             storage = storage_of(array, home)
         self._note_unwritten(name, storage.unwritten_N, storage.cause)
@@ -75,4 +75,8 @@ class CheckedArrays:
                 f"source {self.path}: {what}, and HDF5 fills them in; expected every row; write them, or take them as"
                 " they read with --allow-unwritten"
             )
-        self.notes.append(f"{what}: {len(rows):,} rows are taken as they read")
+        self._note(f"{what}: {len(rows):,} rows are taken as they read")
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)

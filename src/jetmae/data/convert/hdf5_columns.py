@@ -70,18 +70,19 @@ class ColumnFinder:
         if not is_table or (is_one_hot(values) and self.options.label_column is None):
             labels = _with_enumeration(read_labels(values, where, num_classes=self.num_classes), self.arrays[key])
             return f"label {key} {values.shape} {labels.form or values.dtype}", labels, {}
-        column = self._decide_column(key)
+        column = self._decide_column(key, values)
         columns = split_table(values, column)
         labels = read_labels(columns.pop("label"), where)
         masses = {name: as_float32(column_N, where) for name, column_N in columns.items()}
         return f"label column {column + 1} of {values.shape[1]} in {key}", labels, masses
 
-    def _decide_column(self, key: str) -> int:
+    def _decide_column(self, key: str, values: Values) -> int:
         if self._label_column is None:
+            others = [] if self.options.label_key else [name for name in self.arrays if _is_meta(name) and name != key]
             # The table of an empty split may have any shape.
-            tables = [] if self.options.label_key else [self.arrays[name] for name in self.arrays if _is_meta(name)]
-            tables = [table[()] for table in tables if table.size] or [self.arrays[key][()]]
-            self._label_column = label_column(np.concatenate(tables), self.options, self._where(key))
+            alike = [self.arrays[name] for name in others if self.arrays[name].shape[1:] == values.shape[1:]]
+            tables = np.concatenate([values, *(array[()] for array in alike)])
+            self._label_column = label_column(tables, self.options, self._where(key))
         return self._label_column
 
     # ---- which array
@@ -100,10 +101,10 @@ class ColumnFinder:
         return None
 
     def _named_by_user(self, wanted: str, image_key: str) -> str:
-        wanted, prefix = wanted.strip("/"), split_of_key(image_key)[1]
-        for key in (wanted, prefix + wanted):
-            if key in self.names:
-                return key
+        wanted = wanted.strip("/")
+        for scope in ("", *_scopes(image_key)):
+            if scope + wanted in self.names:
+                return scope + wanted
         raise DataError(
             f"source {self.checked.path} has no {wanted!r} (--label-key); found: {self.checked.found.describe()}"
         )

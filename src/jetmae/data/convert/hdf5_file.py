@@ -75,7 +75,8 @@ def refuse_locked(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            for lock in (fcntl.flock, fcntl.lockf):  # which of the two HDF5 takes depends on how it was built
+                lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise _locked(path) from error
     except OSError:  # no locks here; or the file cannot be opened, which HDF5 says next

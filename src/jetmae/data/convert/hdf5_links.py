@@ -12,7 +12,7 @@ import h5py
 
 from jetmae.data.convert.hdf5_file import opened_hdf5
 from jetmae.data.convert.listing import listing
-from jetmae.errors import JetmaeError
+from jetmae.errors import DataError, JetmaeError
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,16 @@ class NamedArrays:
 
 
 def find_arrays(file: Any, path: Path) -> NamedArrays:
-    """Walk through all groups of an open file. `path` is where it lies, for messages."""
+    """Walk through all groups of an open file. `path` is where it lies, for messages.
+
+    Raises:
+        DataError: something is no group that should be one.
+    """
     found = NamedArrays()
-    _walk(file, "", (file.id,), found, path)
+    try:
+        _walk(file, "", (file.id,), found, path)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"source {path} is damaged HDF5 ({error}); fetch it again") from error
     return found
 
 
@@ -51,10 +58,16 @@ def _walk(group: Any, prefix: str, above: tuple[Any, ...], found: NamedArrays, p
         link = group.get(name, getlink=True)
         try:
             item = group[name]
+            has_values = not isinstance(item, h5py.Dataset) or (item.shape is not None and item.dtype is not None)
         except (KeyError, OSError, RuntimeError) as error:
             found.broken[prefix + name] = _why_broken(link, path, str(error))
             continue
-        if isinstance(item, h5py.Dataset):
+        except (TypeError, ValueError) as error:
+            found.broken[prefix + name] = f"of a type that NumPy does not have ({error})"
+            continue
+        if not has_values:
+            found.broken[prefix + name] = "an array without values"
+        elif isinstance(item, h5py.Dataset):
             found.arrays[prefix + name] = item
         elif isinstance(item, h5py.Group) and item.id not in above:  # a link may lead back up
             _walk(item, f"{prefix}{name}/", (*above, item.id), found, path)
@@ -79,10 +92,6 @@ def find_file(name: str, asking: Path) -> Path | None:
     """The file that a link or a virtual dataset of the file `asking` names, looked for where HDF5 looks for it."""
     named = Path(name)
     beside = Path(named.name) if named.is_absolute() else named
-    places = (
-        *((named,) if named.is_absolute() else ()),
-        asking.parent / beside,
-        beside,
-        asking.resolve().parent / beside,
-    )
+    places = [named] if named.is_absolute() else []
+    places += [asking.parent / beside, beside, asking.resolve().parent / beside]
     return next((place for place in places if place.is_file()), None)

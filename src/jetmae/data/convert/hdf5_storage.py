@@ -71,7 +71,7 @@ def storage_of(array: Any, path: Path, *, depth: int = 0) -> Storage:
         return _of_virtual(array, path, depth)
     if array.external:
         return _of_external(array, path)
-    require_filters(array, f"source {path}: {array.name}")
+    require_filters(array, f"source {path}: {array.name.lstrip('/')}")
     unwritten_N = _missing_chunks(array) if array.chunks else np.full(_rows(array), not _is_allocated(array))
     return Storage(unwritten_N, fills=frozenset() if _is_recorded(array) else frozenset({fill_of(array)}))
 

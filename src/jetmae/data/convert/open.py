@@ -3,9 +3,12 @@
 A file is recognised by looking at its keys, shapes and types; each guess can be overridden (SourceOptions). What cannot
 be decided is refused with a list of what was found and the option that decides it. Known layouts:
 
-    HDF5     one image array (N, H, W, C) or (N, C, H, W), compressed or not; labels, mass, pT as (N,) or (N, 1)
+    HDF5     one image array (N, H, W, C) or (N, C, H, W), compressed or not; labels, mass, pT as (N,) or (N, 1), in the
+             same group, one above it, or anywhere if they are as long; links and virtual arrays are followed
     HDF5     {train,validation,test}_{jet,meta}: the file brings its splits; label first or last column of meta
     Parquet  an image column, flat in the order rows, columns, channels, or nested (C, H, W) or (H, W, C)
+
+Labels are numbers, words, or one-hot columns (labels.py).
 """
 
 from pathlib import Path
