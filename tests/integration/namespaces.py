@@ -18,7 +18,7 @@ from tests.conftest import PROJECT
 from tests.integration.ranks import Ended
 
 BECOME = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
-TIMEOUT_S = 120  # of a rank, on a busy machine
+TIMEOUT_S = 400  # of a rank, on a busy machine
 
 
 @dataclass(frozen=True)
