@@ -59,14 +59,15 @@ def ip(*words: str) -> str:
 @contextmanager
 def two_machines(folder: Path, *, hosts: str) -> Iterator[list[Machine]]:
     """Without a cable yet. `hosts` is each one's /etc/hosts, where {name} stands for its own name."""
-    machines = []
+    machines, unique = [], os.urandom(4).hex()
     try:
         for name in ("gpu1", "gpu2"):
             path = folder / f"hosts-{name}"
             path.write_text("127.0.0.1 localhost\n::1 localhost\n" + hosts.format(name=name))
-            ip("netns", "add", f"jetmae-{os.getpid()}-{name}")
-            machines.append(Machine(f"jetmae-{os.getpid()}-{name}", name, path))
-            machines[-1].ip("link", "set", "lo", "up")
+            machine = Machine(f"jetmae-{unique}-{name}", name, path)
+            ip("netns", "add", machine.namespace)
+            machines.append(machine)
+            machine.ip("link", "set", "lo", "up")
         yield machines
     finally:
         for machine in machines:

@@ -63,6 +63,12 @@ def test_gloo_uses_the_interface_through_which_the_ranks_have_met(tmp_path, monk
     assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
 
 
+def test_an_interface_that_the_user_has_chosen_stays(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    rendezvous.use_interface_of("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+
+
 def test_an_interface_that_is_not_there_is_said_by_all_ranks(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib7")
 
