@@ -437,7 +437,19 @@ def test_healthy_ranks_have_no_fault():
             "FAILED",
             "node1 -> node2",
         ),
-        ({1: {"visible_gpus": 1}}, "GPU per rank", "FAILED", "rank 1 on node1 is number 1 and sees 1"),
+        (
+            {0: {"addresses": {"node1": {"address": "127.0.1.1"}, "node2": {"address": "10.0.0.2"}}}},
+            "host names",
+            "warning",
+            "node1 -> itself (127.0.1.1)",
+        ),
+        (
+            {3: {"addresses": {"node1": {"address": "::1"}, "node2": {"address": "10.0.0.2"}}}},
+            "host names",
+            "warning",
+            "node2 -> node1 (::1)",
+        ),
+        ({1: {"visible_gpus": 0}}, "GPU per rank", "FAILED", "rank 1 on node1 is number 1 and sees 0"),
         ({3: {"device_id": "uuid-2"}}, "GPU per rank", "FAILED", "uuid-2 on node2"),
         ({3: {"device_error": "driver too old"}}, "GPUs in torch", "FAILED", "driver too old"),
         ({2: {"clock_s": 940.0}}, "clocks", "warning", "60 s behind"),
@@ -456,6 +468,20 @@ def test_a_rank_that_is_not_healthy(changes, name, level, words):
     assert words in verdict.found
     assert verdict.meaning
     assert verdict.todo
+
+
+def test_a_gpu_per_task_is_one_of_its_own():
+    own = {rank: {"visible_gpus": 1} for rank in range(4)}
+    assert judged(own)["GPU per rank"].level == "ok"
+    one_for_two = Ask(ranks=4, gpus_per_node=1, checkpoint_bytes=2**20, wait_s=10, data="data")
+    verdicts = {one.name: one for one in results.judge(outcome(own), one_for_two, warned_s={})}
+    assert verdicts["GPU per rank"].found.startswith("rank 1 on node1 is number 1 and sees 1")
+
+
+def test_nodes_of_one_machine_share_its_loopback():
+    everywhere = {node: {"address": "127.0.0.1"} for node in ("node1", "node2")}
+    found = {rank: {"addresses": everywhere, "network": "boot net"} for rank in range(4)}
+    assert judged(found)["host names"].level == "ok"
 
 
 def test_a_rank_without_a_last_word_is_blamed_before_those_that_waited_for_it():

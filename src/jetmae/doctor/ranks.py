@@ -26,6 +26,8 @@ from typing import Any
 from jetmae.doctor.machine import shared_memory_mib
 from jetmae.files import write_json
 from jetmae.launch.train_job import slurm_rank_environment
+from jetmae.runtime.addresses import network_identity
+from jetmae.runtime.gpus import has_own_gpus
 from jetmae.slurm.job import ask, job_id
 
 POLL_S = 0.1
@@ -130,6 +132,7 @@ def introduce(context: RankContext, found: Found) -> Found:
         "local_rank": context.local_rank,
         "world_size": int(os.environ["WORLD_SIZE"]),
         "visible_gpus": None if visible is None else len([name for name in visible.split(",") if name.strip()]),
+        "has_own_gpus": has_own_gpus(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "code": code_digest(),
         "shared_memory_mib": shared_memory_mib(),
@@ -160,9 +163,9 @@ def ask_scontrol(context: RankContext, found: Found) -> Found:
 
 
 def resolve_names(context: RankContext, found: Found) -> Found:
-    """The address of every other rank's node, or why there is none."""
+    """The address of every rank's node, or why there is none, and in which network the addresses mean something."""
     nodes = sorted(set(ranks_listed(context.folder).values()))
-    return {"addresses": {node: address_of(node) for node in nodes}}
+    return {"addresses": {node: address_of(node) for node in nodes}, "network": network_identity()}
 
 
 def address_of(node: str) -> dict[str, str]:
@@ -188,14 +191,14 @@ def find_device(context: RankContext, found: Found) -> Found:
     import torch
 
     from jetmae.errors import JetmaeError
-    from jetmae.runtime.world import world_from_environment
+    from jetmae.runtime.world import current_gpu, world_from_environment
 
     imported = {"import_torch_s": time.monotonic() - started_s}
     try:
         device = world_from_environment("cuda" if context.asked.gpus_per_node else "cpu").device
         if device.type == "cuda":
-            properties = torch.cuda.get_device_properties(device)
-            return {**imported, "device": "cuda", "device_name": properties.name, "device_id": str(properties.uuid)}
+            name = torch.cuda.get_device_properties(device).name
+            return {**imported, "device": "cuda", "device_name": name, "device_id": current_gpu()}
     except (JetmaeError, RuntimeError) as error:
         return {**imported, "device": "cpu", "device_error": " ".join(str(error).split())}
     return {**imported, "device": "cpu"}

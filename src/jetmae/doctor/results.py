@@ -8,6 +8,7 @@ from jetmae.doctor.job import Outcome
 from jetmae.doctor.machine import check_shared_memory
 from jetmae.doctor.ranks import NAMES, Ask, Found
 from jetmae.doctor.verdict import Verdict, failed, ok, warning
+from jetmae.runtime.addresses import is_loopback
 
 Results = dict[int, Found]
 SLOW_FACTOR = 0.8  # of the median speed of the peers; healthy GPUs of a kind lie within some per cent
@@ -27,7 +28,7 @@ def judge(outcome: Outcome, asked: Ask, *, warned_s: dict[str, float]) -> Iterat
     yield from check_world(results, asked.ranks)
     yield from check_nodes(results, asked)
     if asked.gpus_per_node:
-        yield from check_gpus(results)
+        yield from check_gpus(results, asked.gpus_per_node)
     if measured := having("rendezvous_s", results):
         yield from check_measurements(measured, warned_s)
 
@@ -52,9 +53,9 @@ def check_nodes(results: Results, asked: Ask) -> Iterator[Verdict]:
         yield check_data(looked, str(asked.data))
 
 
-def check_gpus(results: Results) -> Iterator[Verdict]:
+def check_gpus(results: Results, gpus_per_node: int) -> Iterator[Verdict]:
     if reached := having("visible_gpus", results):
-        yield check_gpu_per_rank(reached)
+        yield check_gpu_per_rank(reached, gpus_per_node)
     if reached := having("device", results):
         yield check_gpus_work(reached)
 
@@ -150,7 +151,7 @@ def check_scontrol(results: Results) -> Verdict:
 
 
 def check_names(results: Results) -> Verdict:
-    """Can every node find every other by name?"""
+    """Can every node find every other by name, and does its own name mean an address that others reach?"""
     bad = {
         f"{found['node']} -> {node} ({answer['error']})"
         for found in results.values()
@@ -160,8 +161,26 @@ def check_names(results: Results) -> Verdict:
     if bad:
         listed = "; ".join(sorted(bad)[:MOST_NAMED])
         return failed("host names", listed, "ranks cannot reach rank 0", "tell the administrators: DNS or /etc/hosts")
+    if misleading := misleading_names(results):
+        meaning = "ranks try all addresses of rank 0's node instead; other programs would listen where nobody is"
+        todo = "nothing for jetmae; for others, the administrators: the node's own address in its /etc/hosts"
+        return warning("host names", "; ".join(misleading[:MOST_NAMED]), meaning, todo)
     nodes = {node for found in results.values() for node in found["addresses"]}
     return ok("host names", f"{len(nodes)} node(s) find each other")
+
+
+def misleading_names(results: Results) -> list[str]:
+    """Names that mean loopback on some node, unless all nodes share the network that this belongs to."""
+    networks = {found.get("network", found["node"]) for found in results.values()}
+    if len(networks) == 1:
+        return []
+    named = {
+        f"{found['node']} -> {'itself' if node == found['node'] else node} ({answer['address']})"
+        for found in results.values()
+        for node, answer in found["addresses"].items()
+        if is_loopback(answer["address"])
+    }
+    return sorted(named)
 
 
 def check_nodes_shared_memory(results: Results) -> Verdict:
@@ -181,16 +200,17 @@ def check_data(results: Results, folder: str) -> Verdict:
     return failed("data on nodes", found, "ranks stop, or train on different jets", f"{folder} on shared storage")
 
 
-def check_gpu_per_rank(results: Results) -> Verdict:
+def check_gpu_per_rank(results: Results, gpus_per_node: int) -> Verdict:
     """The classical 'invalid device ordinal': a rank's number is beyond the devices it sees, or two share one."""
+    ranks_on = Counter(str(found["node"]) for found in results.values())
     without = [
         f"rank {rank} on {found['node']} is number {found['local_rank']} and sees {found['visible_gpus']}"
         for rank, found in results.items()
-        if found["visible_gpus"] is not None and found["local_rank"] >= found["visible_gpus"]
+        if not sees_its_gpu(found, share=ranks_on[str(found["node"])] > gpus_per_node)
     ]
-    todo = "as many ranks as GPUs per node, no --gpus-per-task or --gpu-bind, no CUDA_VISIBLE_DEVICES in start-up files"
+    todo = "as many ranks as GPUs per node, or --gpus-per-task=1; no CUDA_VISIBLE_DEVICES in start-up files"
     if without:
-        return failed("GPU per rank", "; ".join(without[:MOST_NAMED]), "it dies of 'invalid device ordinal'", todo)
+        return failed("GPU per rank", "; ".join(without[:MOST_NAMED]), "it has no GPU to train on", todo)
     shared = [
         f"{device} on {node}"
         for (node, device), count in Counter(
@@ -199,8 +219,16 @@ def check_gpu_per_rank(results: Results) -> Verdict:
         if device and count > 1
     ]
     if shared:
-        return failed("GPU per rank", ", ".join(shared), "two ranks share a GPU: half the speed and memory", todo)
+        return failed("GPU per rank", ", ".join(shared), "two ranks have one GPU: training refuses to start", todo)
     return ok("GPU per rank", "every rank has one of its own")
+
+
+def sees_its_gpu(found: Found, *, share: bool) -> bool:
+    """As training chooses it (runtime/gpus.py). One GPU is a rank's own, unless there are fewer than ranks."""
+    local_rank, visible = int(found["local_rank"]), found["visible_gpus"]
+    if visible is None or local_rank < visible:
+        return True
+    return not share and bool(visible == 1 or (visible and found.get("has_own_gpus")))
 
 
 def check_gpus_work(results: Results) -> Verdict:

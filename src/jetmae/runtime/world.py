@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jetmae.errors import MAY_PASS, JetmaeError, PassingFault
+from jetmae.runtime.gpus import device_index, gpu_identity, has_own_gpus
 
 T = TypeVar("T")
 
@@ -127,20 +128,29 @@ def world_from_environment(device: str) -> World:
         JetmaeError: a GPU is asked for and not there.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise JetmaeError("engine.device=cuda: torch finds no GPU here; use engine.device=cpu or a GPU node")
-    if device == "cpu" or not torch.cuda.is_available():
-        chosen = torch.device("cpu")
-    elif local_rank >= torch.cuda.device_count():
-        raise JetmaeError(
-            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; use that many ranks per node"
-        )
-    else:
-        chosen = torch.device("cuda", local_rank)
-        torch.cuda.set_device(chosen)
     return World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank,
-        device=chosen,
+        device=choose_device(device, local_rank),
     )
+
+
+def choose_device(device: str, local_rank: int) -> torch.device:
+    """The CPU, or this rank's GPU, which torch and DeepSpeed use from here on."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise JetmaeError("engine.device=cuda: torch finds no GPU here; use engine.device=cpu or a GPU node")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    chosen = torch.device("cuda", device_index(local_rank, torch.cuda.device_count(), has_own=has_own_gpus()))
+    torch.cuda.set_device(chosen)
+    os.environ["LOCAL_RANK"] = str(chosen.index)  # DeepSpeed takes it for the number of the GPU
+    return chosen
+
+
+def current_gpu() -> str | None:
+    """The identity of the GPU that this rank has chosen; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    index = torch.cuda.current_device()
+    return gpu_identity(index, str(torch.cuda.get_device_properties(index).uuid))
