@@ -118,6 +118,14 @@ def test_a_launch_that_was_ended_before_its_record_is_completed(live, tmp_path):
     assert read_launch(run.launch).newest_code.digest == read_snapshot(run.code).digest
 
 
+def test_two_first_launches_at_once_do_not_take_the_code_from_each_other(live, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for _ in range(2):  # the second has seen no configuration yet
+        give_code([run], Choice.KEEP)
+    assert [path.name for path in run.root.glob("code*")] == ["code"]
+    check_code(run)
+
+
 def test_a_launch_that_was_ended_before_its_configuration_begins_again(live, tmp_path):
     run = new(tmp_path)
     run.config.unlink()

@@ -37,7 +37,13 @@ def runs_nothing(script: str, folder: Path) -> bool:
         (stubs / command).write_text("#!/bin/sh\n")
         (stubs / command).chmod(0o755)
     script = script.replace(submission.sys.executable, str(stubs / "srun"))
-    subprocess.run(["bash", "-c", script], cwd=folder, env={"PATH": f"{stubs}:/usr/bin:/bin"}, capture_output=True)
+    subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={"PATH": f"{stubs}:/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+    )
     return not (folder / "MARK").exists()
 
 

@@ -126,8 +126,9 @@ def freeze_code(run: RunFolder, code: Code) -> None:
             " choose another --runs-dir, or add --live-code"
         )
     make_folder(run.root)
-    set_aside(run)
-    write_snapshot(code.snapshot, run.code)
+    if problem_of(run.code, code.record.digest):  # another launch at the same moment may have written it
+        set_aside(run)
+        write_snapshot(code.snapshot, run.code)
     record(run, code)
 
 

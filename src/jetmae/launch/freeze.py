@@ -63,7 +63,7 @@ def _with_changes(experiment: Experiment, config: Path) -> str:
 
     All else stays: the run's own code may be of an older version, which knows fewer settings.
     """
-    content = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
     old, new = (known.model_dump(mode="json") for known in (read_experiment(config), experiment))
     for section, name in (key.split(".") for key in sorted(FREE_ON_RESUME)):
         if new[section][name] != old[section][name]:

@@ -29,6 +29,6 @@ def _git(folder: Path, *words: str) -> str | None:
     if shutil.which("git") is None:
         return None
     finished = subprocess.run(
-        ["git", *words], cwd=folder, capture_output=True, text=True, errors="replace", check=False
+        ["git", *words], cwd=folder, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False
     )
     return finished.stdout.strip() if finished.returncode == 0 else None

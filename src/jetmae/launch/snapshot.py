@@ -82,7 +82,7 @@ def is_ours(name: str) -> bool:
 
 def read_snapshot(folder: Path) -> Snapshot:
     """A snapshot that `problem_of` finds no fault with."""
-    names = [line[66:] for line in (folder / SUMS).read_text().splitlines()]
+    names = [line[66:] for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
     (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
     number = metadata.partition(".dist-info")[0].removeprefix("jetmae-")
     return Snapshot({name: (folder / name).read_bytes() for name in names}, number)
@@ -93,7 +93,7 @@ def problem_of(folder: Path, digest: str | None = None) -> str | None:
     if not folder.is_dir():
         return "it is missing"
     try:
-        sums = (folder / SUMS).read_text()
+        sums = (folder / SUMS).read_text(encoding="utf-8")
         listed = {line[66:]: line[:64] for line in sums.splitlines()}
         for name, wanted in listed.items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
