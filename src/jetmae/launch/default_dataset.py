@@ -1,18 +1,15 @@
 """The dataset that is used when none is typed: made from the shipped sample when it is needed first."""
 
-import os
-import shutil
-import socket
 import sys
 from pathlib import Path
 
 from jetmae.command_line import typed
 from jetmae.config import Experiment
 from jetmae.data.convert.convert import convert
-from jetmae.data.convert.output import remove_remains
 from jetmae.data.manifest import MANIFEST_NAME
 from jetmae.errors import DataError
 from jetmae.files import cannot_write, make_folder
+from jetmae.launch.folder_aside import folder_aside
 
 SPLITS = ("unlabelled_train", "unlabelled_test", "train", "validation", "test")
 CLONE = Path(__file__).resolve().parents[3]  # of an installed package, some folder without a sample
@@ -56,14 +53,10 @@ def has_sample(folder: Path) -> bool:
 def convert_sample(sample: Path, dataset: Path) -> None:
     """Convert aside. If another launch has been faster, its dataset stays, which may be in use already."""
     make_folder(dataset.parent)
-    remove_remains(dataset)
-    aside = dataset.with_name(f".{dataset.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
-        aside.mkdir()
-        convert([f"{split}={sample / split}.h5" for split in SPLITS], aside / dataset.name)
-        (aside / dataset.name).rename(dataset)
+        with folder_aside(dataset) as aside:
+            convert([f"{split}={sample / split}.h5" for split in SPLITS], aside / dataset.name)
+            (aside / dataset.name).rename(dataset)
     except OSError as error:
         if not (dataset / MANIFEST_NAME).exists():
             raise cannot_write(dataset, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

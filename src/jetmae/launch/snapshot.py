@@ -11,14 +11,13 @@ import errno
 import hashlib
 import os
 import re
-import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from jetmae.files import cannot_write, fsync
+from jetmae.launch.folder_aside import folder_aside
 
 PACKAGE = Path(__file__).resolve().parents[1]  # that of the running code
 SUMS = "SHA256SUMS"
@@ -118,26 +117,14 @@ def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
     Raises:
         JetmaeError: it cannot be written.
     """
-    remove_remains(folder)
-    aside = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
-        for name, content in {**snapshot.files, SUMS: snapshot.sums.encode()}.items():
-            path = aside / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        aside.rename(folder)
-        fsync(folder.parent)
+        with folder_aside(folder) as aside:
+            for name, content in {**snapshot.files, SUMS: snapshot.sums.encode()}.items():
+                path = aside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            aside.rename(folder)
+            fsync(folder.parent)
     except OSError as error:
         if error.errno not in TAKEN:
             raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def remove_remains(folder: Path) -> None:
-    """Remove what processes of this machine that were killed have left of `folder`."""
-    begin = f".{folder.name}.{socket.gethostname()}-"
-    for remains in folder.parent.glob(f"{begin}*.partial"):
-        number = remains.name.removeprefix(begin).removesuffix(".partial")
-        if number.isdecimal() and not Path("/proc", number).exists():
-            shutil.rmtree(remains, ignore_errors=True)
