@@ -46,7 +46,12 @@ done
 chain=$(dirname -- "${runs[0]}")
 sbatch --job-name=jetmae-report --ntasks=1 --output="${chain//%/%%}/report.out" \
     ${all:+--dependency="afterok$all"} --kill-on-invalid-dep=yes \
-    /dev/stdin "$python" jobs/runs.py report "${runs[@]}" <<'END'
+    /dev/stdin "${runs[0]}/code" "$python" -m jetmae runs report "${runs[@]}" <<'END'
 #!/usr/bin/env bash
+# With the code of the chain, if it has its own and that is whole: the live one may be half edited when this runs.
+if (cd -- "$1" && sha256sum --check --status SHA256SUMS) 2>/dev/null; then
+    export PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+fi
+shift
 exec "$@"
 END

@@ -33,6 +33,7 @@ from jetmae.engine.recorder import Recorder
 from jetmae.errors import EXIT_STOPPED
 from jetmae.evaluation import Evaluation
 from jetmae.files import write_text
+from jetmae.launch.run_code import described_code
 from jetmae.plan import Plan, make_plan, normalisation_of_split
 from jetmae.records.attempts import has_ever_committed, read_attempts
 from jetmae.records.timeline import append_timeline
@@ -199,6 +200,7 @@ class Run:
             f" {self.num_parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
             f" steps {state.step} to {self.plan.total_steps}, warm-up {self.plan.warmup_steps} steps"
         )
+        self.recorder.say(described_code(self.folder))
 
     def _draw(self, network: nn.Module, step: int) -> None:
         """Put the first validation jet into TensorBoard. Collective: a sharded network computes on all ranks."""

@@ -2,6 +2,7 @@
 
     config.yaml        the resolved experiment; frozen at the first start
     launch.json        how it was started: command, code version, packages, layout (records/launch.py)
+    code/              the code that the run runs (launch/snapshot.py); code-1/ ... what it ran before
     attempts.jsonl     one line per start and per end (records/attempts.py)
     .lease-N.json      who owns the folder; the highest N counts (runtime/lease.py)
     metrics.jsonl      one line per logged step and per evaluation (records/metrics.py)
@@ -37,6 +38,10 @@ class RunFolder:
     @property
     def launch(self) -> Path:
         return self.root / "launch.json"
+
+    @property
+    def code(self) -> Path:
+        return self.root / "code"
 
     @property
     def attempts(self) -> Path:

@@ -23,7 +23,7 @@ def submitted(monkeypatch) -> list[tuple[list[str], str | None]]:
         calls.append(([root.name for root in roots], resources.dependency))
         return [f"9_{number}" for number in range(len(roots))]
 
-    def submit_command(command: list[str], folder: Path, resources) -> str:
+    def submit_command(command: list[str], folder: Path, resources, *, code_of: Path) -> str:
         calls.append((["report"], resources.dependency))
         return "10"
 

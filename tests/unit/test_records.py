@@ -17,7 +17,7 @@ from jetmae.records.attempts import (
     read_attempts,
 )
 from jetmae.records.json_lines import append_line, read_lines, readable_lines
-from jetmae.records.launch import LaunchRecord, read_launch, readable_launch, write_launch
+from jetmae.records.launch import CodeRecord, LaunchRecord, read_launch, readable_launch, write_launch
 from jetmae.records.metrics import EvaluationLine, MetricsLine, number_of, parse_metrics_line, parse_train_lines
 from jetmae.records.timeline import FailedSaveLine, RestoreLine, SaveLine, append_timeline, parse_timeline
 from jetmae.run_folder import RunFolder
@@ -76,7 +76,17 @@ LAUNCH = """{
  "packages": {
   "torch": "2.11"
  },
- "python": "3.12.1"
+ "python": "3.12.1",
+ "code": [
+  {
+   "frozen": true,
+   "digest": "0a1b",
+   "version": "0.1.0",
+   "git_commit": null,
+   "git_dirty": null,
+   "since_s": 2.5
+  }
+ ]
 }
 """
 
@@ -235,6 +245,7 @@ def test_the_launch_record_is_written_as_it_was_read(tmp_path):
     assert path.read_text() == LAUNCH
     assert (record.job_id, record.ranks, record.launches_s) == ("7", 2, [1.0, 2.5])
     assert record.started_at_s == 1769857200.0
+    assert record.newest_code == CodeRecord(frozen=True, digest="0a1b", version="0.1.0", since_s=2.5)
     assert {field.name for field in fields(LaunchRecord)} == set(json.loads(LAUNCH))
 
 
@@ -251,6 +262,8 @@ def test_a_launch_record_that_is_missing_older_newer_or_damaged(tmp_path):
     assert LaunchRecord().started_at_s is None
     path.write_text('{"job_id": "7", "newer": 1}')
     assert read_launch(path) == readable_launch(path) == LaunchRecord(job_id="7")
+    path.write_text('{"job_id": "7", "code": [7, {"newer": 1}]}')
+    assert read_launch(path) == LaunchRecord(job_id="7")
     path.write_text("\0\0\0")
     assert readable_launch(path) == LaunchRecord()
     with pytest.raises(JetmaeError, match=r"launch\.json is not a JSON object: expected .*; move it away"):

@@ -37,7 +37,13 @@ def runs_nothing(script: str, folder: Path) -> bool:
         (stubs / command).write_text("#!/bin/sh\n")
         (stubs / command).chmod(0o755)
     script = script.replace(submission.sys.executable, str(stubs / "srun"))
-    subprocess.run(["bash", "-c", script], cwd=folder, env={"PATH": f"{stubs}:/usr/bin:/bin"}, capture_output=True)
+    subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={"PATH": f"{stubs}:/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+    )
     return not (folder / "MARK").exists()
 
 
@@ -98,6 +104,19 @@ def test_an_array_is_one_job_whose_elements_look_after_their_own_run(tmp_path):
     script = submission.script(roots, asked_of("slurm", {}), name="seeds")
     assert "#SBATCH --array=0-2%3" in script
     assert f"supervisor {roots[0]} {roots[1]} {roots[2]} " in script
+
+
+def test_the_report_of_a_chain_is_made_with_the_code_of_a_run(tmp_path, monkeypatch):
+    scripts = []
+
+    def sbatch(executor, command):
+        scripts.append(executor._make_submission_file_text(executor._submitit_command_str, "0"))
+        return type("Job", (), {"job_id": "7"})
+
+    monkeypatch.setattr("submitit.SlurmExecutor.submit", sbatch)
+    submission.submit_command(["true"], tmp_path / "chain", Resources(), code_of=tmp_path / "chain" / "pretrain")
+    assert f"runs=({tmp_path}/chain/pretrain); code=${{runs[0]}}/code" in scripts[0]
+    assert "supervisor" not in scripts[0]
 
 
 def test_a_dependent_job_does_not_outlive_a_failed_parent():

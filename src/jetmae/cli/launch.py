@@ -37,6 +37,11 @@ def make_parser(program: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--array", metavar="KEY=VALUES", help="one run per value, e.g. seed=0..4")
     parser.add_argument("--dry-run", action="store_true", help="print configuration and sbatch script, start nothing")
     parser.add_argument("--freeze", action="store_true", help="write the run folder, print its path, start nothing")
+    code = parser.add_mutually_exclusive_group()
+    refresh_help = "freeze today's code in the run folder; otherwise a run keeps the code of its first launch"
+    code.add_argument("--refresh-code", action="store_true", help=refresh_help)
+    live_help = "freeze no code: whatever the sources are when a job starts or comes back, it runs that"
+    code.add_argument("--live-code", action="store_true", help=live_help)
     add_cluster_option(parser)
     parser.add_argument("--nodes", type=positive, help="machines (locally: nodes x ranks processes here)")
     parser.add_argument("--ranks-per-node", type=positive, help="default: one per GPU, or 1")

@@ -1,17 +1,17 @@
 """What is written into a run folder before a start: the experiment, which never changes, and the launch record."""
 
-import os
-import shutil
-import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from jetmae.config import RANDOM, Experiment, as_yaml, identity_of, read_experiment
+import yaml
+
+from jetmae.config import FREE_ON_RESUME, RANDOM, Experiment, as_yaml, identity_of, read_experiment
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, write_text
-from jetmae.records.launch import TIME_FORMAT, LaunchRecord, read_launch, write_launch
+from jetmae.records.launch import TIME_FORMAT, read_launch, write_launch
 from jetmae.run_folder import RunFolder, find_run
 
 LAUNCH_PACKAGES = ("jetmae", "torch", "timm", "deepspeed", "numpy", "h5py")
@@ -30,48 +30,65 @@ def located(experiment: Experiment, runs_dir: Path) -> Experiment:
     return experiment.model_copy(update={"data": data, "init_from": init_from})
 
 
-def freeze(experiment: Experiment, run: RunFolder) -> None:
-    """Write config.yaml. If there is one, it may differ only in what is free on a resume (config.FREE_ON_RESUME).
+def check_same_experiment(experiment: Experiment, run: RunFolder) -> None:
+    """A run may differ from its config.yaml only in what is free on a resume (config.FREE_ON_RESUME).
 
     Raises:
-        JetmaeError: the folder holds another experiment, or cannot be written.
+        JetmaeError: the folder holds another experiment.
     """
-    make_folder(run.root)
     frozen = read_experiment(run.config) if run.config.exists() else experiment
     old, new = identity_of(frozen), identity_of(experiment)
     if different := [f"{key}={new.get(key)} (frozen: {old.get(key)})" for key in old if old[key] != new.get(key)]:
         raise JetmaeError(
             f"{run.root} holds another experiment: {', '.join(different)}; continue it as it is, or use another --name"
         )
-    if frozen != experiment or not run.config.exists():
+
+
+def freeze(experiment: Experiment, run: RunFolder) -> None:
+    """Write config.yaml, or what may change in it.
+
+    Raises:
+        JetmaeError: the folder holds another experiment, or cannot be written.
+    """
+    make_folder(run.root)
+    check_same_experiment(experiment, run)
+    if not run.config.exists():
         write_text(run.config, as_yaml(experiment))
+    elif read_experiment(run.config) != experiment:
+        write_text(run.config, _with_changes(experiment, run.config))
+
+
+def _with_changes(experiment: Experiment, config: Path) -> str:
+    """A frozen configuration with other values of what may change.
+
+    All else stays: the run's own code may be of an older version, which knows fewer settings.
+    """
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    old, new = (known.model_dump(mode="json") for known in (read_experiment(config), experiment))
+    for section, name in (key.split(".") for key in sorted(FREE_ON_RESUME)):
+        if new[section][name] != old[section][name]:
+            content.setdefault(section, {})[name] = new[section][name]
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def write_launch_record(run: RunFolder, *, ranks: int, total_steps: int, job_id: str | None = None) -> None:
-    """Write launch.json: with what code, packages and command the run is started, and when it was ever started.
+    """Write into launch.json with what packages and command the run is started, and when it was ever started.
 
     Raises:
         JetmaeError: launch.json of an earlier start is damaged.
     """
-    now_s = time.time()
-    record = LaunchRecord(
+    before, now_s = read_launch(run.launch), time.time()
+    packages = {name: version(name) for name in LAUNCH_PACKAGES}
+    record = replace(
+        before,
         command=sys.argv,
-        working_directory=os.getcwd(),
+        working_directory=str(Path.cwd()),
         started_at=time.strftime(TIME_FORMAT, time.localtime(now_s)),
-        launches_s=[*read_launch(run.launch).launches_s, now_s],
+        launches_s=[*before.launches_s, now_s],
         ranks=ranks,
         total_steps=total_steps,
         job_id=job_id,
-        git_commit=_git("rev-parse", "HEAD"),
-        git_diff=_git("diff", "HEAD"),
-        packages={name: version(name) for name in LAUNCH_PACKAGES},
+        packages=packages | ({"jetmae": before.newest_code.version} if before.newest_code else {}),
         python=sys.version.split()[0],
     )
     write_launch(run.launch, record)
-
-
-def _git(*words: str) -> str | None:
-    if shutil.which("git") is None:
-        return None
-    finished = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return finished.stdout.strip() if finished.returncode == 0 else None

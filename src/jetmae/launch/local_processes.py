@@ -12,6 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from jetmae.launch.run_code import code_environment
+from jetmae.run_folder import RunFolder
+
 POLL_S = 0.2
 GRACE_S = 20.0  # for the other ranks to end by themselves after one has failed
 
@@ -20,13 +23,15 @@ def run_ranks(run_dir: Path, *, ranks: int, logs: Path, start: str) -> int:
     """Start the ranks, wait for all of them, and return the first exit code that is not 0, or 0.
 
     Stop signals are passed on; a Ctrl-C reaches the ranks by itself. When a rank fails and the others do not follow
-    within GRACE_S, they are ended. `start` is the token of this start, by which the ranks meet.
+    within GRACE_S, they are ended. They run the run's own code. `start` is the token of this start, by which they meet.
     """
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         processes = [
             _start(
-                run_dir, local_rank_environment(rank, ranks, start), None if rank == 0 else logs / f"rank-{rank}.log"
+                run_dir,
+                code_environment(RunFolder(run_dir), local_rank_environment(rank, ranks, start)),
+                None if rank == 0 else logs / f"rank-{rank}.log",
             )
             for rank in range(ranks)
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jetmae.config import RANDOM, Experiment, load_experiment
 from jetmae.errors import JetmaeError
+from jetmae.launch.default_dataset import is_default, provide_default_dataset
 from jetmae.launch.freeze import located
 from jetmae.launch.layout import Layout
 from jetmae.plan import check_pretrain_run, check_pretraining, make_plan
@@ -135,4 +136,7 @@ def _chain_stages(wanted: Wanted) -> list[Stage]:
 
 
 def _make_member(task: str, config: str, overrides: list[str], name: str, runs_dir: Path) -> Member:
-    return Member(located(load_experiment(task, config, overrides), runs_dir), new_run(name, runs_dir))
+    experiment, run = load_experiment(task, config, overrides), new_run(name, runs_dir)
+    if is_default(experiment):
+        provide_default_dataset(Path(experiment.data.path))
+    return Member(located(experiment, runs_dir), run)

@@ -20,6 +20,7 @@ from jetmae.launch.freeze import write_launch_record
 from jetmae.launch.layout import Layout
 from jetmae.launch.local_processes import run_ranks
 from jetmae.launch.resources import Resources, after
+from jetmae.launch.run_code import check_code, code_environment
 from jetmae.launch.stages import Member, Stage, check_member
 from jetmae.plan import make_plan
 from jetmae.records.attempts import StartLine
@@ -36,14 +37,23 @@ def record_start(member: Member, layout: Layout, *, job_id: str | None = None) -
 
 
 def report_command(stages: list[Stage]) -> list[str]:
-    """`jetmae runs report` for all runs of a chain."""
+    """`jetmae runs report` for all runs of a chain.
+
+    At the end of a chain it is run with the code of the chain: it reads what that has written, hours after somebody
+    typed the command, when the live code may be half edited. Who wants the live one's report types the command.
+    """
     runs = [str(member.run.root) for stage in stages for member in stage.members]
     return [sys.executable, "-m", "jetmae", "runs", "report", *runs]
 
 
+def first_run(stages: list[Stage]) -> RunFolder:
+    """The run whose code the report of a chain is made with: all of them have the same."""
+    return stages[0].members[0].run
+
+
 def chain_folder(stages: list[Stage]) -> Path:
     """The folder that holds the runs of a chain."""
-    return stages[0].members[0].run.root.parent
+    return first_run(stages).root.parent
 
 
 # -- on this machine ---------------------------------------------------------------------------------------------------
@@ -56,12 +66,16 @@ def train_here(stages: list[Stage], layout: Layout, *, report: bool) -> int:
             print(f"{member.run.root} is complete; another --name starts anew")
             continue
         check_member(member, layout)
+        check_code(member.run)
         record_start(member, layout)
         start = secrets.token_hex(8)
         ranks = layout.num_ranks(member.experiment)
         if code := run_ranks(member.run.root, ranks=ranks, logs=member.run.logs, start=start):
             return report_end(member.run, start, code)
-    return subprocess.run(report_command(stages)).returncode if report else 0
+    if not report:
+        return 0
+    environment = code_environment(first_run(stages), os.environ)
+    return subprocess.run(report_command(stages), env=environment, check=False).returncode
 
 
 def report_end(run: RunFolder, start: str, code: int) -> int:
@@ -94,13 +108,15 @@ def submit(stages: list[Stage], layout: Layout, resources: Resources, *, report:
             raise JetmaeError(_all_alive(stage, jobs[stage.name]))
     if report:
         everything = [job for stage in stages for job in jobs[stage.name]]
-        job = submission.submit_command(report_command(stages), chain_folder(stages), after(resources, everything))
+        waits, code_of = after(resources, everything), first_run(stages).root
+        job = submission.submit_command(report_command(stages), chain_folder(stages), waits, code_of=code_of)
         print(f"job {job} writes {chain_folder(stages) / 'report' / 'report.html'}")
 
 
 def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[list[str], list[Member]]:
-    """Submit the runs that are neither complete nor have a job. Returns the jobs that a later stage waits for, old and
-    new, and the runs that were submitted.
+    """Submit the runs that are neither complete nor have a job.
+
+    Returns the jobs that a later stage waits for, old and new, and the runs that were submitted.
     """
     alive, missing = [], []
     for member in stage.members:
@@ -128,6 +144,20 @@ def _all_alive(stage: Stage, jobs: list[str]) -> str:
     roots = [member.run.root for member in stage.members if not member.run.completed.exists()]
     found = ", ".join(f"run {root} has job {job}" for root, job in zip(roots, jobs, strict=True))
     return f"{found}, queued or running: scancel {' '.join(jobs)}, or wait"
+
+
+def refuse_queued(stages: list[Stage], option: str) -> None:
+    """The code of a run is not changed under a job that will run it.
+
+    Raises:
+        JetmaeError: a run has a job that is queued or running.
+    """
+    for run in (member.run for stage in stages for member in stage.members):
+        if not run.completed.exists() and (job := live_job(run)):
+            raise JetmaeError(
+                f"{run.root} has job {job}, queued or running, which needs its code as it is: scancel {job}, then"
+                f" launch again with {option}"
+            )
 
 
 def live_job(run: RunFolder) -> str | None:

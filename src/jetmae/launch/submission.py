@@ -12,6 +12,7 @@ from submitit.core.utils import FailedJobError
 
 from jetmae.errors import JetmaeError
 from jetmae.launch.resources import Resources
+from jetmae.launch.run_code import code_in_shell
 from jetmae.launch.train_job import CommandJob, TrainJob
 
 PATH = re.compile(r"/[A-Za-z0-9_.,:@+=/-]*")  # what a run folder may look like when its path stands in a script
@@ -33,10 +34,10 @@ def submit(run_dirs: list[Path], resources: Resources, *, name: str) -> list[str
         return [job.job_id for job in jobs]
 
 
-def submit_command(command: list[str], folder: Path, resources: Resources) -> str:
-    """Submit one command as a job of one task without GPUs."""
+def submit_command(command: list[str], folder: Path, resources: Resources, *, code_of: Path) -> str:
+    """Submit one command as a job of one task without GPUs. It runs the code of the run `code_of`."""
     alone = resources.model_copy(update={"nodes": 1, "ranks_per_node": 1, "gpus_per_node": 0})
-    executor = executor_for([folder], alone, name=f"{folder.name}-report", supervised=False)
+    executor = executor_for([folder], alone, name=f"{folder.name}-report", supervised=False, code_of=code_of)
     with _refusals_in_one_line(folder.name):
         return executor.submit(CommandJob(command)).job_id
 
@@ -50,9 +51,11 @@ def script(run_dirs: list[Path], resources: Resources, *, name: str) -> str:
 
 
 def executor_for(
-    run_dirs: list[Path], resources: Resources, *, name: str, supervised: bool = True
+    run_dirs: list[Path], resources: Resources, *, name: str, supervised: bool = True, code_of: Path | None = None
 ) -> submitit.SlurmExecutor:
     """A submitit executor that writes its files into the run's logs folder; of an array, beside the runs.
+
+    The code of the job is that of its run, or of the run `code_of`.
 
     Raises:
         JetmaeError: a folder's path could not stand in a script.
@@ -74,7 +77,7 @@ def executor_for(
         ntasks_per_node=resources.tasks_per_node,
         time=resources.time_min,
         signal_delay_s=resources.lead_time_s,
-        setup=_setup(resources),
+        setup=[*_setup(resources), *code_in_shell([code_of] if code_of else run_dirs)],
         teardown=_supervise(run_dirs) if supervised else None,
         srun_args=["--kill-on-bad-exit=1", "--wait=60", *_cpus(resources)],
         stderr_to_stdout=True,

@@ -1,6 +1,7 @@
 """launch.json: how a run was started last, with what code, and when it was ever started."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +10,24 @@ from jetmae.files import write_json
 from jetmae.records.json_object import Json, parse_object, record_of
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # of `started_at`
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeRecord:
+    """Code that a run was given: frozen in its folder, or else the live one as it was then."""
+
+    frozen: bool
+    digest: str  # of the sources
+    version: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None  # whether the sources were not those of the commit
+    since_s: float = 0.0  # since 1970
+
+    @property
+    def described(self) -> str:
+        """For a log: enough to find it again."""
+        state = f", commit {self.git_commit[:8]}" if self.git_commit else ""
+        return f"{self.digest[:8]} (jetmae {self.version}{state}{' with changes' if self.git_dirty else ''})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +45,12 @@ class LaunchRecord:
     git_diff: str | None = None
     packages: dict[str, str] = field(default_factory=dict)  # versions
     python: str = ""
+    code: list[CodeRecord] = field(default_factory=list)  # all that the run was ever given, newest last
+
+    @property
+    def newest_code(self) -> CodeRecord | None:
+        """What the run runs; None of a run that was launched before code was frozen."""
+        return self.code[-1] if self.code else None
 
     @property
     def started_at_s(self) -> float | None:
@@ -36,7 +61,7 @@ class LaunchRecord:
             return None
 
     def to_json(self) -> Json:
-        return {name: value for name, value in vars(self).items() if name != "job_id" or value is not None}
+        return {name: value for name, value in asdict(self).items() if name != "job_id" or value is not None}
 
 
 def write_launch(path: Path, record: LaunchRecord) -> None:
@@ -69,4 +94,7 @@ def readable_launch(path: Path) -> LaunchRecord:
 
 
 def _record(content: Json) -> LaunchRecord:
-    return record_of(LaunchRecord, content) or LaunchRecord()
+    listed = content.get("code")
+    objects = [part for part in listed if isinstance(part, Mapping)] if isinstance(listed, list) else []
+    codes = [code for part in objects if (code := record_of(CodeRecord, dict(part)))]
+    return record_of(LaunchRecord, {**content, "code": codes}) or LaunchRecord()

@@ -7,7 +7,8 @@ from jetmae.command_line import typed
 from jetmae.config import as_yaml
 from jetmae.doctor import cluster, verdict
 from jetmae.launch import start, submission
-from jetmae.launch.freeze import freeze
+from jetmae.launch.code_choice import Choice, give_code
+from jetmae.launch.freeze import check_same_experiment, freeze
 from jetmae.launch.layout import Layout
 from jetmae.launch.resources import Resources, request_of
 from jetmae.launch.stages import Stage, Wanted, check_stages, stages_of
@@ -24,9 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_stages(stages, layout)
     if arguments.dry_run:
         return print_dry_run(stages, layout)
-    for stage in stages:
-        for member in stage.members:
-            freeze(member.experiment, member.run)
+    freeze_all(stages, choice_of(arguments))
     if arguments.freeze:
         print(*(member.run.root for stage in stages for member in stage.members), sep="\n")
         return 0
@@ -37,6 +36,25 @@ def run(arguments: argparse.Namespace) -> int:
     start.submit(stages, layout, layout.resources, report=is_chain)
     print_next_steps(stages)
     return 0
+
+
+def choice_of(arguments: argparse.Namespace) -> Choice:
+    """What the options say about the code."""
+    if arguments.refresh_code:
+        return Choice.REFRESH
+    return Choice.LIVE if arguments.live_code else Choice.KEEP
+
+
+def freeze_all(stages: list[Stage], choice: Choice) -> None:
+    """Code and configuration of all runs. The configuration comes last: who has one has been given code before."""
+    members = [member for stage in stages for member in stage.members]
+    for member in members:
+        check_same_experiment(member.experiment, member.run)
+    if choice is not Choice.KEEP:
+        start.refuse_queued(stages, "--refresh-code" if choice is Choice.REFRESH else "--live-code")
+    give_code([member.run for member in members], choice)
+    for member in members:
+        freeze(member.experiment, member.run)
 
 
 def print_dry_run(stages: list[Stage], layout: Layout) -> int:
