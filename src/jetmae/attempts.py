@@ -22,6 +22,7 @@ from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, await_cause, read_report
 from jetmae.runtime.preemption import StopRequest
 from jetmae.slurm.job import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
+from jetmae.slurm.job_terms import broken_terms
 
 if TYPE_CHECKING:
     from jetmae.runtime.world import World
@@ -54,7 +55,7 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
 
     def begin() -> StartLine:
         end_silent_attempt(folder)
-        return start_attempt(folder, place)
+        return start_attempt(folder, replace(place, warnings=said_warnings(place.job_id)))
 
     start = world.together(begin if world.is_main else lambda: place)
     attempt = OpenAttempt(number=start.attempt)
@@ -71,6 +72,16 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
             end(f"{type(error).__name__}: {error}")
         raise
     world.together(lambda: end(None))
+
+
+def said_warnings(job: str | None) -> list[str] | None:
+    """What breaks a job's promises, as its log says it too."""
+    if job is None:
+        return None
+    warnings = broken_terms(job)
+    for warning in warnings:
+        print(f"warning: {warning}", flush=True)
+    return warnings
 
 
 def start_attempt(folder: RunFolder, place: StartLine) -> StartLine:
@@ -138,8 +149,10 @@ def _cause_by_slurm(line: AttemptLine) -> str:
 
 
 def said_cause(folder: RunFolder, known: StartLine) -> str | None:
-    """The cause that the ranks of a start wrote down themselves, if they did. `known` is what is known of the start:
-    its token, or else its job and restart count."""
+    """The cause that the ranks of a start wrote down themselves, if they did.
+
+    `known` is what is known of the start: its token, or else its job and restart count.
+    """
     last = _last_line_of(folder, known)
     return last.cause if isinstance(last, EndLine) else None
 

@@ -19,7 +19,7 @@ OWNERS = {
     "pythia8mc": {"data/simulation/collisions.py"},
     "tensorboard": {"engine/tensorboard_file.py"},
     "pyarrow": {"data/convert/parquet_source.py"},
-    "submitit": {"launch/submission.py", "doctor/examination.py"},
+    "submitit": {"launch/submission.py"},
 }
 # From low to high. A file may import what stands in a line above its own, and files of its own room.
 LAYERS = """

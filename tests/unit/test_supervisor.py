@@ -47,7 +47,7 @@ def history(*ends: tuple[str, int, int]) -> list[AttemptLine]:
 )
 def test_cause_of_a_stop(facts, restarts, cause, monkeypatch):
     monkeypatch.setenv("JETMAE_LEAD_TIME_S", "600")
-    assert cause_of_stop(facts, restarts=restarts, now=datetime(2026, 1, 1, 12, 0, 0)) == cause
+    assert cause_of_stop(facts, restarts=restarts, now=datetime(2026, 1, 1, 12, 0, 0).astimezone()) == cause
 
 
 def test_what_the_ranks_said_counts_unless_they_said_nothing():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.doctor.ranks import Found, ranks_listed, result_path
-from jetmae.slurm.job import ask, job_facts
+from jetmae.slurm.command import ask
+from jetmae.slurm.job import job_facts
 
 POLL_S = 1.0
 SAY_EVERY_S = 10.0

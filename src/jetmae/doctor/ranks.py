@@ -26,7 +26,8 @@ from typing import Any
 from jetmae.doctor.machine import shared_memory_mib
 from jetmae.files import write_json
 from jetmae.launch.train_job import slurm_rank_environment
-from jetmae.slurm.job import ask, job_id
+from jetmae.slurm.command import ask
+from jetmae.slurm.job import job_id
 
 POLL_S = 0.1
 SPEED_WINDOW_S = 1.0

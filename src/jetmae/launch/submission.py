@@ -13,6 +13,7 @@ from submitit.core.utils import FailedJobError
 from jetmae.errors import JetmaeError
 from jetmae.launch.resources import Resources
 from jetmae.launch.train_job import CommandJob, TrainJob
+from jetmae.slurm.environment import submitting
 
 PATH = re.compile(r"/[A-Za-z0-9_.,:@+=/-]*")  # what a run folder may look like when its path stands in a script
 OUTLIVE_THE_TASKS = "trap : TERM USR2  # the shell outlives its tasks, to decide whether the job comes back"
@@ -25,7 +26,7 @@ def submit(run_dirs: list[Path], resources: Resources, *, name: str) -> list[str
         JetmaeError: sbatch refused; its message says why.
     """
     executor = executor_for(run_dirs, resources, name=name)
-    with _refusals_in_one_line(name):
+    with sbatch_as_asked(name):
         if len(run_dirs) == 1:
             return [executor.submit(TrainJob(run_dirs[0])).job_id]
         with executor.batch():
@@ -37,7 +38,7 @@ def submit_command(command: list[str], folder: Path, resources: Resources) -> st
     """Submit one command as a job of one task without GPUs."""
     alone = resources.model_copy(update={"nodes": 1, "ranks_per_node": 1, "gpus_per_node": 0})
     executor = executor_for([folder], alone, name=f"{folder.name}-report", supervised=False)
-    with _refusals_in_one_line(folder.name):
+    with sbatch_as_asked(folder.name):
         return executor.submit(CommandJob(command)).job_id
 
 
@@ -76,7 +77,7 @@ def executor_for(
         signal_delay_s=resources.lead_time_s,
         setup=_setup(resources),
         teardown=_supervise(run_dirs) if supervised else None,
-        srun_args=["--kill-on-bad-exit=1", "--wait=60", *_cpus(resources)],
+        srun_args=["--export=ALL", "--kill-on-bad-exit=1", "--wait=60", *_cpus(resources)],
         stderr_to_stdout=True,
         additional_parameters=_options(resources),
         **optional,
@@ -86,9 +87,15 @@ def executor_for(
 
 
 @contextlib.contextmanager
-def _refusals_in_one_line(name: str) -> Iterator[None]:
+def sbatch_as_asked(name: str) -> Iterator[None]:
+    """While submitit submits: variables that are options of sbatch do not count, and a refusal is one line.
+
+    Raises:
+        JetmaeError: sbatch refused.
+    """
     try:
-        yield
+        with submitting():
+            yield
     except FailedJobError as error:
         last = str(error).strip().splitlines()[-1]
         raise JetmaeError(f"sbatch refused {name}: {last}; see what the cluster offers with sinfo") from None
@@ -103,7 +110,7 @@ def _options(resources: Resources) -> dict[str, object]:
     """sbatch options that submitit has no parameter for. A dead parent must not leave children pending for ever."""
     dependent = {"kill-on-invalid-dep": "yes"} if resources.dependency else {}
     switched_on = {key: value for key, value in resources.extra.items() if value is not False}
-    return {"requeue": True, **dependent, **switched_on}
+    return {"requeue": True, "export": "ALL", **dependent, **switched_on}
 
 
 def _setup(resources: Resources) -> list[str]:

@@ -23,8 +23,8 @@ from jetmae.attempts import complete_record, said_cause
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, JetmaeError, exit_with_one_line
 from jetmae.records.attempts import AttemptLine, EndLine, StartLine, read_attempts
 from jetmae.run_folder import RunFolder
+from jetmae.slurm.command import ask
 from jetmae.slurm.job import (
-    ask,
     cause_of_stop,
     is_taken_away,
     job_facts,
@@ -56,6 +56,7 @@ class Ending:
 
 def main() -> int:
     *run_dirs, code = sys.argv[1:]
+    os.environ.pop("JETMAE_START", None)  # of a rank; if there is one here, it came from where the job was submitted
     element = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")) if len(run_dirs) > 1 else 0
     return supervise(RunFolder(Path(run_dirs[element])), int(code))
 

@@ -3,8 +3,9 @@
 import argparse
 
 from jetmae.cli.commands.chosen_runs import chosen_runs
-from jetmae.cli.commands.job_of_run import command_slurm, status_now
+from jetmae.cli.commands.job_of_run import status_now
 from jetmae.errors import JetmaeError
+from jetmae.slurm.command import tell
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -17,6 +18,6 @@ def run(arguments: argparse.Namespace) -> None:
         if status.has_ended or status.job_id is None:
             print(f"{folder.root} is {status.state}: nothing to cancel")
             continue
-        command_slurm("scancel", status.job_id)
+        tell("scancel", status.job_id)
         kept = f"{folder.root} keeps its checkpoints, and its launch command goes on there"
         print(f"job {status.job_id} cancelled; {kept}")
