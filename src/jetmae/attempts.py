@@ -207,4 +207,4 @@ def changed_shards_of(folder: RunFolder) -> list[str]:
         from jetmae.data.integrity import changed_shards
     except ImportError:
         return []
-    return changed_shards(Path(yaml.safe_load(folder.config.read_text())["data"]["path"]))
+    return changed_shards(Path(yaml.safe_load(folder.config.read_text(encoding="utf-8"))["data"]["path"]))

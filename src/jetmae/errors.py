@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from jetmae.streams import name_files_in_utf8, speak_anywhere
+
 EXIT_BAD_DATA = 65
 EXIT_BUSY = 69
 EXIT_INTERNAL = 70
@@ -60,6 +62,8 @@ def leave_at_once(code: int) -> NoReturn:
 
 def exit_with_one_line(command: Callable[[], int | None], *, leave: Callable[[int], NoReturn] = sys.exit) -> None:
     """Run a command and end the process: its return value, or one line on stderr and a code that is not 0."""
+    name_files_in_utf8()
+    speak_anywhere()
     try:
         code = command() or 0
     except JetmaeError as error:

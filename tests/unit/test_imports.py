@@ -23,6 +23,7 @@ OWNERS = {
 }
 # From low to high. A file may import what stands in a line above its own, and files of its own room.
 LAYERS = """
+    streams
     errors  randomness  command_line  presets
     files
     records

@@ -79,7 +79,7 @@ def _await_results(folder: Path, ranks: int) -> dict[int, Found]:
 
 def read_results(folder: Path) -> dict[int, Found]:
     listed = sorted(ranks_listed(folder).items())
-    return {rank: json.loads(result_path(folder, rank, node).read_text()) for rank, node in listed}
+    return {rank: json.loads(result_path(folder, rank, node).read_text(encoding="utf-8")) for rank, node in listed}
 
 
 def nodes_of_ranks(facts: dict[str, str], ranks: int) -> list[str]:
@@ -93,5 +93,5 @@ def log_tail(log: Path) -> str:
     """The last words of a rank, on one line."""
     if not log.exists():
         return f"no log {log.name}"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return " | ".join(lines[-LOG_LINES:]) or "empty log"

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from jetmae.doctor.machine import shared_memory_mib
+from jetmae.errors import exit_with_one_line
 from jetmae.files import write_json
 from jetmae.launch.train_job import slurm_rank_environment
 from jetmae.slurm.command import ask
@@ -72,7 +73,7 @@ class RankContext:
 def main() -> int:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the job's time is short, so its warning may come at once
     folder = Path(sys.argv[1])
-    asked = Ask(**json.loads((folder / "ask.json").read_text()))
+    asked = Ask(**json.loads((folder / "ask.json").read_text(encoding="utf-8")))
     missing = complete_environment(asked)
     rank = int(os.environ.get("RANK", os.getpid()))  # without a rank no two may write the same file
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -325,4 +326,4 @@ STAGES = (
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with_one_line(main)

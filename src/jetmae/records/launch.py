@@ -54,7 +54,7 @@ def read_launch(path: Path) -> LaunchRecord:
     Raises:
         JetmaeError: it is damaged.
     """
-    content = parse_object(path.read_text(errors="replace")) if path.exists() else {}
+    content = parse_object(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
     if content is None:
         raise JetmaeError(f"{path} is not a JSON object: expected what the launch command writes; move it away")
     return _record(content)
@@ -63,7 +63,7 @@ def read_launch(path: Path) -> LaunchRecord:
 def readable_launch(path: Path) -> LaunchRecord:
     """As `read_launch`, for those who only look: an empty record if it cannot be read."""
     try:
-        return _record(parse_object(path.read_text(errors="replace")) or {})
+        return _record(parse_object(path.read_text(encoding="utf-8", errors="replace")) or {})
     except OSError:
         return LaunchRecord()
 

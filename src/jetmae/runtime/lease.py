@@ -89,7 +89,7 @@ def acquire(root: Path) -> Lease:
             seen = later
         lease = Lease(root, seen.token + 1)
         with suppress(FileExistsError):  # another start was faster
-            _path(lease).open("x").close()
+            _path(lease).open("x", encoding="utf-8").close()
             _write(lease)
             _remove_older(lease)
             return lease
@@ -142,7 +142,7 @@ def _is_there(owner: dict[str, Any]) -> bool:
 def _newest(root: Path) -> _Seen:
     token = _newest_token(root)
     try:
-        return _Seen(token, json.loads(_path(Lease(root, token)).read_text()))
+        return _Seen(token, json.loads(_path(Lease(root, token)).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return _Seen(token, {})
 
@@ -163,7 +163,8 @@ def _watch(root: Path, seen: _Seen) -> _Seen:
 
 def _me() -> dict[str, Any]:
     """Who this process is. A process id means something on one machine only, and in one of its containers."""
-    boot, container = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    container = os.readlink("/proc/self/ns/pid")
     place = {"host": os.uname().nodename, "machine": f"{boot} {container}", "pid": os.getpid()}
     return {**place, "job_id": job_id(), "restart_count": restart_count()}
 

@@ -151,7 +151,7 @@ def _attempt_lines(run: RunFolder) -> list[AttemptLine]:
 
 
 def _step(run: RunFolder, lines: list[TrainLine]) -> int:
-    finished = run.completed.read_text().strip() if run.completed.exists() else ""
+    finished = run.completed.read_text(encoding="utf-8").strip() if run.completed.exists() else ""
     if finished.isdigit():
         return int(finished)
     return lines[-1].step if lines else 0
