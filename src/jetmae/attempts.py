@@ -157,22 +157,24 @@ def said_cause(folder: RunFolder, known: StartLine) -> str | None:
     return last.cause if isinstance(last, EndLine) else None
 
 
-def complete_record(folder: RunFolder, known: StartLine, *, start: str, code: int, cause: str) -> str:
+def complete_record(folder: RunFolder, known: StartLine, *, start: str, code: int, cause: str) -> str | None:
     """Write what the ranks of a start that is over could not, and the cause and the message that became known later.
 
     `known` is what is known of the start: its token, or else its job and restart count. `start` is its token, which may
-    hold wildcards, and `code` the exit code of its ranks. Returns the message.
+    hold wildcards, and `code` the exit code of its ranks. Returns the message, None of a normal
+    end.
 
     Raises:
         JetmaeError: it cannot be written.
     """
     last = _last_line_of(folder, known)
     if isinstance(last, EndLine):
-        message = message_of(folder, start, code, said=last.message)
+        is_normal = cause == "completed" or (code == EXIT_STOPPED and cause != "crashed")
+        message = last.message if is_normal else message_of(folder, start, code, said=last.message)
         if last == read_attempts(folder.attempts)[-1]:  # or else the next attempt has begun in the meantime
             amend_last_attempt(folder.attempts, cause=cause, message=message)
         return message
-    message = message_of(folder, start, code, said=None)
+    message = None if code == 0 else message_of(folder, start, code, said=None)
     end_attempt(folder, last or start_attempt(folder, known), cause=cause, message=message)
     return message
 

@@ -68,8 +68,8 @@ def says_encoding(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize(("line", "found"), [("p.read_text()", True), ("p.open('a')", True),
-                                             ("p.open('rb')", False),
-                                             ("write_text(p, 'x')", False), ("os.open(p, os.O_RDONLY)", False)])  # fmt: skip
+                                             ("p.open('rb')", False), ("write_text(p, 'x')", False),
+                                             ("os.open(p, os.O_RDONLY)", False)])  # fmt: skip
 def test_the_search_itself_finds_such_a_file(line, found):
     call = next(node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
     assert opens_text(call) == found

@@ -1,5 +1,6 @@
-"""What the cluster offers against what the job asks for, and what it will do to the job: every check takes facts that
-`slurm_facts.ask_cluster` has collected, so that it can be tried on any cluster's text.
+"""What the cluster offers against what the job asks for, and what it will do to the job.
+
+Every check takes facts that `cluster_facts.ask_cluster` has collected, so that it can be tried on any cluster's text.
 """
 
 import difflib

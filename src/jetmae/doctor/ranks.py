@@ -1,4 +1,6 @@
-"""One rank of doctor's short job:  python -m jetmae.doctor.ranks FOLDER
+"""One rank of doctor's short job.
+
+    python -m jetmae.doctor.ranks FOLDER
 
 Each rank does once what training will do all the time, stage by stage, and before each stage writes all that it has
 found so far into FOLDER/rank-3-NODE.json: a rank that hangs or is killed has then said how far it came. FOLDER/ask.json
@@ -103,7 +105,7 @@ def go_through(context: RankContext, found: Found) -> None:
         write_json(path, found)
         try:
             found |= stage(context, found) or {}
-        except Exception as error:  # whatever can go wrong on a node is what this looks for
+        except Exception as error:  # noqa: BLE001  whatever can go wrong on a node is what this looks for
             write_json(path, {**found, "error": f"{type(error).__name__}: {error}"})
             return
     write_json(path, {**found, "stage": "done"})

@@ -61,7 +61,7 @@ def train_here(stages: list[Stage], layout: Layout, *, report: bool) -> int:
         ranks = layout.num_ranks(member.experiment)
         if code := run_ranks(member.run.root, ranks=ranks, logs=member.run.logs, start=start):
             return report_end(member.run, start, code)
-    return subprocess.run(report_command(stages)).returncode if report else 0
+    return subprocess.run(report_command(stages), check=False).returncode if report else 0
 
 
 def report_end(run: RunFolder, start: str, code: int) -> int:
@@ -99,8 +99,10 @@ def submit(stages: list[Stage], layout: Layout, resources: Resources, *, report:
 
 
 def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[list[str], list[Member]]:
-    """Submit the runs that are neither complete nor have a job. Returns the jobs that a later stage waits for, old and
-    new, and the runs that were submitted."""
+    """Submit the runs that are neither complete nor have a job.
+
+    Returns the jobs that a later stage waits for, old and new, and the runs that were submitted.
+    """
     alive, missing = [], []
     for member in stage.members:
         if member.run.completed.exists():

@@ -47,7 +47,7 @@ def script(run_dirs: list[Path], resources: Resources, *, name: str) -> str:
     executor = executor_for(run_dirs, resources, name=name)
     if len(run_dirs) > 1:
         executor.parameters["map_count"] = len(run_dirs)
-    return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+    return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")  # noqa: SLF001  no public one
 
 
 def executor_for(

@@ -121,8 +121,10 @@ def cause_of(ending: Ending, *, said: str | None) -> str:
 
 
 def died_of_a_stop_signal(ending: Ending) -> bool:
-    """Whether the ranks were asked to stop before our handlers were in place. SIGTERM is no proof: srun sends it to the
-    peers of a rank that has died."""
+    """Whether the ranks were asked to stop before our handlers were in place.
+
+    SIGTERM is no proof: srun sends it to the peers of a rank that has died.
+    """
     if ending.code == 128 + signal.SIGTERM:
         return is_taken_away(ending.facts, restarts=ending.restarts)
     return ending.code == 128 + signal.SIGUSR2

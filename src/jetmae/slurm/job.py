@@ -8,6 +8,13 @@ from jetmae.slurm.command import ask
 
 DEFAULT_LEAD_TIME_S = 120.0
 EARLY_S = 90.0  # Slurm's warning comes up to 60 s earlier than it was asked for
+CAUSES = {  # of the end of a start, by Slurm's state
+    "CANCELLED": "cancelled",
+    "NODE_FAIL": "node_failure",
+    "PREEMPTED": "preempted",
+    "REQUEUED": "preempted",
+    "TIMEOUT": "time_limit",
+}
 SENTINELS = {"None", "N/A", "Unknown", "(null)"}
 
 
@@ -55,11 +62,21 @@ def is_taken_away(facts: dict[str, str], *, restarts: int) -> bool:
 
 def cause_of_earlier_start(job: str, restarts: int) -> str:
     """How a start of this job ended, by Slurm's accounting; `crashed` if that does not know."""
+    states = _states_of_starts(job)
+    return CAUSES.get(states[restarts] if restarts < len(states) else "", "crashed")
+
+
+def cause_of_last_end(job: str) -> str | None:
+    """Why a job that is not in the queue any more has ended; None if Slurm has forgotten it or does not answer."""
+    array = job.partition("_")[0]  # an element that never began may have no line of its own
+    states = _states_of_starts(job) or _states_of_starts(array)
+    state = job_facts(job).get("JobState") or (states[-1] if states else None)
+    return CAUSES.get(state, "crashed") if state else None
+
+
+def _states_of_starts(job: str) -> list[str]:
     text = ask("sacct", "-X", "--duplicates", "--noheader", "--parsable2", "--format=State", "--jobs", job) or ""
-    states = text.split("\n")
-    state = states[restarts].partition(" ")[0] if restarts < len(states) else ""
-    causes = {"PREEMPTED": "preempted", "REQUEUED": "preempted", "NODE_FAIL": "node_failure", "TIMEOUT": "time_limit"}
-    return {**causes, "CANCELLED": "cancelled"}.get(state, "crashed")
+    return [line.partition(" ")[0] for line in text.splitlines()]
 
 
 def lost_a_node() -> bool:

@@ -13,12 +13,14 @@ from jetmae.records.metrics import TrainLine, parse_train_lines
 from jetmae.records.timeline import parse_timeline
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import is_trained_here
+from jetmae.slurm.job import cause_of_last_end
 from jetmae.slurm.queue import QueuedJob, queue_of, starts_of
 from jetmae.watch.ledger import Ledger, make_ledger
 
 TAIL_BYTES = 64 * 1024
 RECENT_LINES = 50  # of one attempt, for the present speed
-ENDED = ("complete", "crashed", "stopped")
+ENDED = ("complete", "crashed", "stopped", "cancelled")
+COMES_BACK = ("preempted", "node_failure", "time_limit")  # causes after which a job waits to be started again
 
 Queue = dict[str, QueuedJob] | None  # None: Slurm does not answer
 
@@ -104,7 +106,8 @@ def job_of(lines: list[AttemptLine], launch: LaunchRecord) -> str | None:
 def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue) -> str:
     """What a run is doing: one of
 
-    complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, `stopped (CAUSE)`, unknown, not started
+    complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, cancelled, `stopped (CAUSE)`, unknown,
+    not started
     """
     if run.completed.exists():
         return "complete"
@@ -116,7 +119,7 @@ def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Q
     of_this_job = last if last and last.job_id == job else None
     if job in queue:
         return _state_of_queued_run(queue[job], of_this_job)
-    return _ended(of_this_job) if of_this_job else "crashed (before its first record)"
+    return _state_without_job(job, of_this_job)
 
 
 def _state_of_queued_run(queued: QueuedJob, last: AttemptLine | None) -> str:
@@ -125,6 +128,24 @@ def _state_of_queued_run(queued: QueuedJob, last: AttemptLine | None) -> str:
     if queued.state == "COMPLETING":
         return "ending"
     return "running" if isinstance(last, StartLine) else "starting"
+
+
+def _state_without_job(job: str, last: AttemptLine | None) -> str:
+    """Of a run whose job has left the queue; `last` is what the job has written last."""
+    if isinstance(last, EndLine) and last.cause not in COMES_BACK:
+        return _ended(last)
+    cause = cause_of_last_end(job)
+    if last is None:
+        if cause == "crashed":
+            return "crashed (before its first record)"
+        if cause is None:
+            return "cancelled or lost before it began"
+        return "cancelled (before it began)" if cause == "cancelled" else f"stopped ({_readable(cause)})"
+    if cause == "cancelled":
+        return "cancelled" if isinstance(last, StartLine) else "cancelled (while it waited)"
+    if isinstance(last, StartLine) and cause in COMES_BACK:
+        return f"stopped ({_readable(cause)})"
+    return _ended(last)
 
 
 def _state_of_local_run(run: RunFolder, last: AttemptLine | None) -> str:

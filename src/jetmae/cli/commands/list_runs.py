@@ -3,7 +3,7 @@
 import argparse
 
 from jetmae.cli.commands.job_of_run import task_and_steps
-from jetmae.run_folder import RunFolder, runs_folder
+from jetmae.run_folder import RunFolder, runs_below, runs_folder
 from jetmae.watch.status import queue_for, status_of
 from jetmae.watch.tables import print_list
 
@@ -11,7 +11,7 @@ from jetmae.watch.tables import print_list
 def run(arguments: argparse.Namespace) -> None:
     """All runs below the runs folder."""
     runs_dir = runs_folder(arguments.runs_dir)
-    runs = [RunFolder(config.parent) for config in sorted(runs_dir.glob("**/config.yaml"))]
+    runs = [RunFolder(folder) for folder in runs_below(runs_dir)]
     if not runs:
         print(f"no runs in {runs_dir.resolve()}")
         return
