@@ -183,7 +183,12 @@ def check_requeue(config: Record) -> Verdict:
     if config.get("JobRequeue") == "1":
         return ok("requeue", "JobRequeue=1")
     meaning = "launch.py asks for --requeue itself; a job of your own script that does not is lost when preempted"
-    return warning("requeue", f"JobRequeue={config.get('JobRequeue')}", meaning, "#SBATCH --requeue in own scripts")
+    return warning(
+        "requeue",
+        f"JobRequeue={config.get('JobRequeue')}",
+        meaning,
+        "#SBATCH --requeue in own scripts; launch.py --no-requeue where the site forbids it",
+    )
 
 
 def check_warning_time(request: Request, save_s: float | None) -> Verdict:

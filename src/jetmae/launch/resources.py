@@ -45,6 +45,7 @@ class Resources(BaseModel):
     qos: Name | None = None
     constraint: Value | None = None
     dependency: Value | None = None
+    no_requeue: int | None = Field(None, ge=1, le=100, description="instead of requeues, so many starts at most")
     modules: tuple[Value, ...] = Field((), description="environment modules to load first")
     extra: dict[str, str | int | bool] = Field(default_factory=dict, description="further sbatch options")
 

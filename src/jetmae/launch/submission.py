@@ -11,9 +11,11 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from jetmae.errors import JetmaeError
+from jetmae.launch import successors
 from jetmae.launch.resources import Resources
 from jetmae.launch.train_job import CommandJob, TrainJob
 from jetmae.slurm.environment import submitting
+from jetmae.slurm.job_terms import SUCCESSORS
 
 PATH = re.compile(r"/[A-Za-z0-9_.,:@+=/-]*")  # what a run folder may look like when its path stands in a script
 OUTLIVE_THE_TASKS = "trap : TERM USR2  # the shell outlives its tasks, to decide whether the job comes back"
@@ -34,6 +36,20 @@ def submit(run_dirs: list[Path], resources: Resources, *, name: str) -> list[str
         return [job.job_id for job in jobs]
 
 
+def submit_starts(run_dir: Path, resources: Resources, *, name: str) -> list[str]:
+    """Submit all starts that a run may have, where none can be requeued; they begin one after the other.
+
+    Returns the job id of each.
+
+    Raises:
+        JetmaeError: sbatch refused; its message says why.
+    """
+    executor = executor_for([run_dir], resources, name=name)
+    with sbatch_as_asked(name), executor.batch():
+        jobs = [executor.submit(TrainJob(run_dir)) for _ in range(resources.no_requeue or 1)]
+    return [job.job_id for job in jobs]
+
+
 def submit_command(command: list[str], folder: Path, resources: Resources) -> str:
     """Submit one command as a job of one task without GPUs."""
     alone = resources.model_copy(update={"nodes": 1, "ranks_per_node": 1, "gpus_per_node": 0})
@@ -45,8 +61,9 @@ def submit_command(command: list[str], folder: Path, resources: Resources) -> st
 def script(run_dirs: list[Path], resources: Resources, *, name: str) -> str:
     """The sbatch script that `submit` would give to Slurm."""
     executor = executor_for(run_dirs, resources, name=name)
-    if len(run_dirs) > 1:
-        executor.parameters["map_count"] = len(run_dirs)
+    num_elements = resources.no_requeue or len(run_dirs)
+    if num_elements > 1:
+        executor.parameters["map_count"] = num_elements
     return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")  # noqa: SLF001  no public one
 
 
@@ -68,6 +85,8 @@ def executor_for(
         for field in ("cpus_per_task", "mem", "partition", "account", "qos", "constraint", "dependency")
         if getattr(resources, field) is not None
     }
+    if resources.no_requeue:
+        optional["array_parallelism"] = 1
     gpus = {"gpus_per_node": resources.gpus_per_node} if resources.gpus_per_node else {}
     executor.update_parameters(
         job_name=re.sub(r"[^A-Za-z0-9_.+-]", ".", name),
@@ -75,7 +94,7 @@ def executor_for(
         ntasks_per_node=resources.tasks_per_node,
         time=resources.time_min,
         signal_delay_s=resources.lead_time_s,
-        setup=_setup(resources),
+        setup=[*_setup(resources), *(_begin(run_dirs[0], resources) if supervised else [])],
         teardown=_supervise(run_dirs) if supervised else None,
         srun_args=["--export=ALL", "--kill-on-bad-exit=1", "--wait=60", *_cpus(resources)],
         stderr_to_stdout=True,
@@ -110,12 +129,20 @@ def _options(resources: Resources) -> dict[str, object]:
     """sbatch options that submitit has no parameter for. A dead parent must not leave children pending for ever."""
     dependent = {"kill-on-invalid-dep": "yes"} if resources.dependency else {}
     switched_on = {key: value for key, value in resources.extra.items() if value is not False}
-    return {"requeue": True, "export": "ALL", **dependent, **switched_on}
+    return {"no-requeue" if resources.no_requeue else "requeue": True, "export": "ALL", **dependent, **switched_on}
 
 
 def _setup(resources: Resources) -> list[str]:
     modules = [f"module load {shlex.quote(module)}" for module in resources.modules]
     return [OUTLIVE_THE_TASKS, f"export JETMAE_LEAD_TIME_S={resources.lead_time_s}", *modules]
+
+
+def _begin(run_dir: Path, resources: Resources) -> list[str]:
+    """Of one of several starts that were submitted together: it may have nothing left to do."""
+    if not resources.no_requeue:
+        return []
+    command = shlex.join([sys.executable, "-m", "jetmae.launch.successors", str(run_dir)])
+    return [f"export {SUCCESSORS}=1", command, f"[ $? -eq {successors.NOTHING_TO_DO} ] && exit 0"]
 
 
 def _supervise(run_dirs: list[Path]) -> list[str]:

@@ -4,6 +4,7 @@ Every question has a time limit, and most callers go on without an answer: a bus
 checkpoint.
 """
 
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Answer:
     def reason(self) -> str:
         """The error in one line, without the name of the program in front."""
         lines = [line.strip() for line in self.error.splitlines() if line.strip()]
-        return lines[-1].split(": ", 1)[-1] if lines else f"exit code {self.code}"
+        return re.sub(r"^(\w+: )?(error: )?", "", lines[-1]) if lines else f"exit code {self.code}"
 
 
 def answer_of(

@@ -15,6 +15,7 @@ CAUSES = {  # of the end of a start, by Slurm's state
     "REQUEUED": "preempted",
     "TIMEOUT": "time_limit",
 }
+NOT_ENDED = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING"}
 SENTINELS = {"None", "N/A", "Unknown", "(null)"}
 
 
@@ -71,7 +72,9 @@ def cause_of_last_end(job: str) -> str | None:
     array = job.partition("_")[0]  # an element that never began may have no line of its own
     states = _states_of_starts(job) or _states_of_starts(array)
     state = job_facts(job).get("JobState") or (states[-1] if states else None)
-    return CAUSES.get(state, "crashed") if state else None
+    if state is None or state in NOT_ENDED:  # accounting learns of an end a little later
+        return None
+    return CAUSES.get(state, "crashed")
 
 
 def _states_of_starts(job: str) -> list[str]:

@@ -14,6 +14,7 @@ from jetmae.slurm.command import ask
 from jetmae.slurm.job import job_facts, lead_time_s
 
 SIGNAL = re.compile(r"(?P<shell>[BR]{1,2}:)?(?P<name>\w+)(?:@(?P<seconds>\d+))?")
+SUCCESSORS = "JETMAE_SUCCESSORS"  # set where later starts were submitted with this one (launch/successors.py)
 USR2 = {"USR2", "SIGUSR2", "12"}
 DEFAULT_SECONDS = 60  # of --signal
 
@@ -27,7 +28,7 @@ def broken_terms(job: str) -> list[str]:
 
 
 def _without_requeue(facts: dict[str, str]) -> Iterator[str]:
-    if facts.get("Requeue") == "0" and not os.environ.get("JETMAE_SUCCESSORS"):
+    if facts.get("Requeue") == "0" and not os.environ.get(SUCCESSORS):
         yield "the job was submitted with --no-requeue: it does not come back by itself after a stop"
 
 

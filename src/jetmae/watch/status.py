@@ -3,7 +3,7 @@
 import socket
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jetmae.records.attempts import AttemptLine, EndLine, StartLine, parse_attempts
@@ -57,9 +57,9 @@ def status_of(run: RunFolder, queue: Queue, *, total_steps: int | None = None) -
     """What a run is doing. `total_steps` is the length by today's plan, used if launch.json does not tell it."""
     lines, launch = _attempt_lines(run), readable_launch(run.launch)
     steps = parse_train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
-    job = job_of(lines, launch)
+    job = job_now(lines, launch, queue)
     starts = [line for line in lines if isinstance(line, StartLine)]
-    state = state_of(run, lines, job, queue)
+    state = state_of(run, lines, job, queue, jobs=launch.jobs)
     total_steps = launch.total_steps or total_steps
     recent = [line for line in steps if line.attempt == steps[-1].attempt][-RECENT_LINES:]
     runs_now = state == "running" and bool(recent) and bool(starts) and recent[-1].time_s >= (starts[-1].time_s or 0)
@@ -103,8 +103,16 @@ def job_of(lines: list[AttemptLine], launch: LaunchRecord) -> str | None:
     return launch.job_id if launch.job_id and launched_after_last else lines[-1].job_id or None
 
 
-def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue) -> str:
-    """What a run is doing: one of
+def job_now(lines: list[AttemptLine], launch: LaunchRecord, queue: Queue) -> str | None:
+    """As `job_of`; of several jobs that were submitted together, the first that is still queued or running."""
+    job = job_of(lines, launch)
+    return next((other for other in launch.jobs if other in (queue or {})), job) if job in launch.jobs else job
+
+
+def state_of(
+    run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue, *, jobs: Sequence[str] = ()
+) -> str:
+    """What a run is doing; `jobs` were submitted together with its job. It is one of these.
 
     complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, cancelled, `stopped (CAUSE)`, unknown,
     not started
@@ -116,7 +124,7 @@ def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Q
         return _state_of_local_run(run, last)
     if queue is None:
         return "unknown"
-    of_this_job = last if last and last.job_id == job else None
+    of_this_job = last if last and last.job_id in (job, *jobs) else None
     if job in queue:
         return _state_of_queued_run(queue[job], of_this_job)
     return _state_without_job(job, of_this_job)

@@ -6,6 +6,7 @@ from jetmae.cli.commands.resources import layout_of
 from jetmae.command_line import typed
 from jetmae.config import as_yaml
 from jetmae.doctor import cluster, verdict
+from jetmae.errors import JetmaeError
 from jetmae.launch import start, submission
 from jetmae.launch.freeze import freeze
 from jetmae.launch.layout import Layout
@@ -18,6 +19,9 @@ from jetmae.slurm import cluster_facts
 def run(arguments: argparse.Namespace) -> int:
     """What was typed is checked as a whole before anything is written."""
     layout = layout_of(arguments)
+    if arguments.task == "chain" and layout.resources and layout.resources.no_requeue:
+        raise JetmaeError("chain --no-requeue: a stage cannot wait for a run that may stop and go on in another job;"
+                          " give the tasks one after the other, each with --no-requeue")  # fmt: skip
     runs_dir = runs_folder(arguments.runs_dir)
     wanted = Wanted(arguments.config, arguments.overrides, arguments.name, arguments.array, runs_dir)
     stages = stages_of(arguments.task, wanted)
@@ -47,7 +51,8 @@ def print_dry_run(stages: list[Stage], layout: Layout) -> int:
             print(as_yaml(member.experiment))
         if layout.resources is not None:
             roots = [member.run.root for member in stage.members]
-            print(submission.script(roots, layout.resources, name=roots[0].name))
+            for together in [[root] for root in roots] if layout.resources.no_requeue else [roots]:
+                print(submission.script(together, layout.resources, name=together[0].name))
     return 0
 
 
