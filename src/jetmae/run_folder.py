@@ -94,6 +94,14 @@ def runs_below(runs_dir: Path) -> list[Path]:
     return sorted(found)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether this is a run folder that can be looked into."""
+    try:
+        return (folder / "config.yaml").is_file()
+    except OSError:  # the name is too long, or somebody else's folder is on the way
+        return False
+
+
 def find_run(name: str, runs_dir: Path) -> RunFolder:
     """The run called `name`: a folder path, or a name below the runs folder.
 
@@ -101,7 +109,7 @@ def find_run(name: str, runs_dir: Path) -> RunFolder:
         JetmaeError: there is no such run.
     """
     for root in (Path(name), runs_dir / name):
-        if (root / "config.yaml").is_file():
+        if is_run(root):
             return RunFolder(root.resolve())
     known = [str(path.relative_to(runs_dir)) for path in runs_below(runs_dir)]
     listed = ", ".join(known[:8]) if known else "none yet"

@@ -110,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise DataError(
             f"no dataset in {folder}: expected {MANIFEST_NAME} there; make one with:"
-            f" {typed(f'data convert SOURCE --out {folder}')}"
+            f" {typed('data convert SOURCE --out', folder)}"
         ) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}); convert the source again") from error

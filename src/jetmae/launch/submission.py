@@ -1,6 +1,7 @@
 """Runs as Slurm jobs, through submitit: the exact sbatch script, and its submission."""
 
 import contextlib
+import io
 import re
 import shlex
 import sys
@@ -14,10 +15,12 @@ from jetmae.errors import JetmaeError
 from jetmae.launch import successors
 from jetmae.launch.resources import Resources
 from jetmae.launch.train_job import CommandJob, TrainJob
+from jetmae.slurm.command import Answer
 from jetmae.slurm.environment import submitting
 from jetmae.slurm.job_terms import SUCCESSORS
 
 PATH = re.compile(r"/[A-Za-z0-9_.,:@+=/-]*")  # what a run folder may look like when its path stands in a script
+WITHOUT_CLUSTER = "no cluster answers: try again later, or train on this machine with --cluster local"
 OUTLIVE_THE_TASKS = "trap : TERM USR2  # the shell outlives its tasks, to decide whether the job comes back"
 
 
@@ -113,11 +116,12 @@ def sbatch_as_asked(name: str) -> Iterator[None]:
         JetmaeError: sbatch refused.
     """
     try:
-        with submitting():
+        with submitting(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints all that sbatch says
             yield
     except FailedJobError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise JetmaeError(f"sbatch refused {name}: {last}; see what the cluster offers with sinfo") from None
+        refusal = Answer(1, error=str(error))
+        todo = "see what the cluster offers with sinfo" if refusal.is_refusal else WITHOUT_CLUSTER
+        raise JetmaeError(f"sbatch refused {name}: {refusal.reason}; {todo}") from None
 
 
 def _cpus(resources: Resources) -> list[str]:

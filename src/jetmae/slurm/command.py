@@ -47,7 +47,7 @@ class Answer:
     def reason(self) -> str:
         """The error in one line, without the name of the program in front."""
         lines = [line.strip() for line in self.error.splitlines() if line.strip()]
-        return re.sub(r"^(\w+: )?(error: )?", "", lines[-1]) if lines else f"exit code {self.code}"
+        return re.sub(r"^(\w+: )?((error|fatal): )?", "", lines[-1]) if lines else f"exit code {self.code}"
 
 
 def answer_of(

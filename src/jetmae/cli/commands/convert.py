@@ -34,4 +34,4 @@ def print_conversion(folder: Path, result: Conversion, *, dropped: bool) -> None
         print(f"{result.constant_images} constant images {'dropped' if dropped else 'kept (see --drop-constant)'}")
     if result.jets_compared is not None:
         print(f"{result.jets_compared:,} jets compared with the sources bit for bit: equal")
-    print(f"next: {typed(f'chain data.path={folder}')}")
+    print(f"next: {typed('chain', f'data.path={folder}')}")

@@ -68,7 +68,7 @@ def print_next_steps(stages: list[Stage]) -> None:
     """Commands to type while the jobs wait and train."""
     first = stages[0].members[0].run.root
     folder = first if len(stages) == 1 else start.chain_folder(stages)
-    print(f"  how far:  {typed(f'runs status {folder}')}")
-    print(f"  output:   {typed(f'runs logs {first} -f')}")
-    print(f"  curves:   {typed(f'runs tensorboard {folder}')}")
-    print(f"  compare:  {typed(f'runs report {folder}')}")
+    print(f"  how far:  {typed('runs status', folder)}")
+    print(f"  output:   {typed('runs logs', first, '-f')}")
+    print(f"  curves:   {typed('runs tensorboard', folder)}")
+    print(f"  compare:  {typed('runs report', folder)}")
