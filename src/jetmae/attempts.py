@@ -22,6 +22,7 @@ from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, await_cause, read_report
 from jetmae.runtime.preemption import StopRequest
 from jetmae.slurm.job import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
+from jetmae.slurm.job_terms import broken_terms
 
 if TYPE_CHECKING:
     from jetmae.runtime.world import World
@@ -54,7 +55,7 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
 
     def begin() -> StartLine:
         end_silent_attempt(folder)
-        return start_attempt(folder, place)
+        return start_attempt(folder, replace(place, warnings=said_warnings(place.job_id)))
 
     start = world.together(begin if world.is_main else lambda: place)
     attempt = OpenAttempt(number=start.attempt)
@@ -71,6 +72,16 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
             end(f"{type(error).__name__}: {error}")
         raise
     world.together(lambda: end(None))
+
+
+def said_warnings(job: str | None) -> list[str] | None:
+    """What breaks a job's promises, as its log says it too."""
+    if job is None:
+        return None
+    warnings = broken_terms(job)
+    for warning in warnings:
+        print(f"warning: {warning}", flush=True)
+    return warnings
 
 
 def start_attempt(folder: RunFolder, place: StartLine) -> StartLine:
@@ -138,29 +149,32 @@ def _cause_by_slurm(line: AttemptLine) -> str:
 
 
 def said_cause(folder: RunFolder, known: StartLine) -> str | None:
-    """The cause that the ranks of a start wrote down themselves, if they did. `known` is what is known of the start:
-    its token, or else its job and restart count.
+    """The cause that the ranks of a start wrote down themselves, if they did.
+
+    `known` is what is known of the start: its token, or else its job and restart count.
     """
     last = _last_line_of(folder, known)
     return last.cause if isinstance(last, EndLine) else None
 
 
-def complete_record(folder: RunFolder, known: StartLine, *, start: str, code: int, cause: str) -> str:
+def complete_record(folder: RunFolder, known: StartLine, *, start: str, code: int, cause: str) -> str | None:
     """Write what the ranks of a start that is over could not, and the cause and the message that became known later.
 
     `known` is what is known of the start: its token, or else its job and restart count. `start` is its token, which may
-    hold wildcards, and `code` the exit code of its ranks. Returns the message.
+    hold wildcards, and `code` the exit code of its ranks. Returns the message, None of a normal
+    end.
 
     Raises:
         JetmaeError: it cannot be written.
     """
     last = _last_line_of(folder, known)
     if isinstance(last, EndLine):
-        message = message_of(folder, start, code, said=last.message)
+        is_normal = cause == "completed" or (code == EXIT_STOPPED and cause != "crashed")
+        message = last.message if is_normal else message_of(folder, start, code, said=last.message)
         if last == read_attempts(folder.attempts)[-1]:  # or else the next attempt has begun in the meantime
             amend_last_attempt(folder.attempts, cause=cause, message=message)
         return message
-    message = message_of(folder, start, code, said=None)
+    message = None if code == 0 else message_of(folder, start, code, said=None)
     end_attempt(folder, last or start_attempt(folder, known), cause=cause, message=message)
     return message
 
@@ -195,4 +209,4 @@ def changed_shards_of(folder: RunFolder) -> list[str]:
         from jetmae.data.integrity import changed_shards
     except ImportError:
         return []
-    return changed_shards(Path(yaml.safe_load(folder.config.read_text())["data"]["path"]))
+    return changed_shards(Path(yaml.safe_load(folder.config.read_text(encoding="utf-8"))["data"]["path"]))

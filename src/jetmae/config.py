@@ -249,8 +249,8 @@ def load_experiment(task: str, preset: str, overrides: list[str]) -> Experiment:
 def read_experiment(path: Path) -> Experiment:
     """The resolved experiment of a run folder."""
     try:
-        return validated(yaml.safe_load(path.read_text()), where=str(path))
-    except (OSError, yaml.YAMLError) as error:
+        return validated(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise JetmaeError(f"{path} cannot be read ({error}): expected the resolved config of a run") from error
 
 
@@ -272,9 +272,9 @@ def _read_preset(task: str, preset: str) -> dict[str, Any]:
         known = ", ".join(preset_names(task))
         raise JetmaeError(f"no preset {preset!r} for {task}: expected one of {known}, or the path of a .yaml file")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise JetmaeError(f"{path} is not valid YAML: {error}") from error
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JetmaeError(f"{path} is not valid YAML in UTF-8: {error}") from error
     if not isinstance(content, dict):
         raise JetmaeError(f"{path} holds {type(content).__name__}, expected a mapping of sections")
     return content

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from jetmae.streams import name_files_in_utf8, speak_anywhere
+
 EXIT_BAD_DATA = 65
 EXIT_BUSY = 69
 EXIT_INTERNAL = 70
@@ -18,6 +20,7 @@ EXIT_STOPPED = 75  # stopped on request with everything saved: start again to go
 EXIT_BAD_CONFIG = 78
 EXIT_INTERRUPTED = 130
 NEEDS_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # until a person has mended it
+USERS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)  # theirs to choose
 MAY_PASS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO)  # of a server, or of one node
 
 
@@ -60,16 +63,21 @@ def leave_at_once(code: int) -> NoReturn:
 
 def exit_with_one_line(command: Callable[[], int | None], *, leave: Callable[[int], NoReturn] = sys.exit) -> None:
     """Run a command and end the process: its return value, or one line on stderr and a code that is not 0."""
+    name_files_in_utf8()
+    speak_anywhere()
     try:
         code = command() or 0
     except JetmaeError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         code = error.exit_code
     except OSError as error:
-        if error.errno not in (*NEEDS_SPACE, *MAY_PASS):
+        if error.errno not in (*NEEDS_SPACE, *MAY_PASS, *USERS):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; mend the storage, then start again to go on", file=sys.stderr)
+        todo = "mend the storage, then start again to go on"
+        if error.errno in USERS:
+            todo = "expected a file or folder that this user may use; correct its permissions, or choose another"
+        print(f"error: {where}{error.strerror}; {todo}", file=sys.stderr)
         code = EXIT_INTERNAL if error.errno in MAY_PASS else JetmaeError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -43,7 +43,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with written_aside(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files may be no UTF-8
 
 
 def write_json(path: Path, content: object) -> None:

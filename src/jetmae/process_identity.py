@@ -9,7 +9,7 @@ from pathlib import Path
 
 def this_machine() -> str:
     """The same text wherever process ids mean the same: the boot of the machine, and the PID namespace."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 

@@ -44,7 +44,7 @@ def main() -> int:
 def is_for_cpus(folder: RunFolder) -> bool:
     """Whether GPUs are to be left alone. A configuration that cannot be read is refused later."""
     with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
-        return bool(yaml.safe_load(folder.config.read_text())["engine"]["device"] == "cpu")
+        return bool(yaml.safe_load(folder.config.read_text(encoding="utf-8"))["engine"]["device"] == "cpu")
     return False
 
 

@@ -85,6 +85,28 @@ class RunFolder:
         return int(names[-1].removeprefix("step-")) if names else 0
 
 
+def runs_below(runs_dir: Path) -> list[Path]:
+    """All run folders below a folder, sorted. Links count under their own names; what cannot be read is left out."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for name, inside, files in os.walk(runs_dir, followlinks=True):
+        folder = Path(name)
+        if folder.is_symlink() and folder.resolve() in seen:
+            inside.clear()  # links may lead in a circle
+        seen.add(folder.resolve())
+        if "config.yaml" in files:
+            found.append(folder)
+    return sorted(found)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this is a run folder that can be looked into."""
+    try:
+        return (folder / "config.yaml").is_file()
+    except OSError:  # the name is too long, or somebody else's folder is on the way
+        return False
+
+
 def find_run(name: str, runs_dir: Path) -> RunFolder:
     """The run called `name`: a folder path, or a name below the runs folder.
 
@@ -92,9 +114,9 @@ def find_run(name: str, runs_dir: Path) -> RunFolder:
         JetmaeError: there is no such run.
     """
     for root in (Path(name), runs_dir / name):
-        if (root / "config.yaml").is_file():
+        if is_run(root):
             return RunFolder(root.resolve())
-    known = sorted(str(path.parent.relative_to(runs_dir)) for path in runs_dir.glob("**/config.yaml"))
+    known = [str(path.relative_to(runs_dir)) for path in runs_below(runs_dir)]
     listed = ", ".join(known[:8]) if known else "none yet"
     raise JetmaeError(f"no run {name!r} in {runs_dir}: expected a run folder or one of: {listed}")
 

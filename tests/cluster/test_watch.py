@@ -98,6 +98,15 @@ def test_a_run_is_seen_from_its_submission_to_its_cancellation(training, tmp_pat
     assert "nothing to cancel" in type_runs(training, "cancel", "endless")
 
 
+def test_a_job_that_is_cancelled_before_it_begins_has_not_crashed(training):
+    training.submit("--sbatch", "begin=now+1hour")
+    training.cluster.cancel(training.job_id)
+    assert listed(training)[2] == "cancelled (before it began)"
+    assert fact(training, "state") == "cancelled (before it began)"
+    assert "nothing to cancel" in type_runs(training, "cancel", "endless")
+    training.cluster.wait_for_accounting(training.job_id, ["CANCELLED by 0"])
+
+
 def test_tensorboard_as_a_job_shows_the_runs_on_loopback(cluster, tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 

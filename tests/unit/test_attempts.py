@@ -106,3 +106,16 @@ def test_attempts_are_numbered_and_know_what_was_committed(folder):
     assert lines[0::2] == [first, second]
     end = lines[1]
     assert (end.cause, end.message, end.resumed_step, end.last_committed_step) == ("crashed", "why", 0, 20)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [("completed", 0), ("preempted", 75), ("cancelled", 75), ("time_limit", 75), ("completed", 139)]
+)
+def test_a_normal_end_has_no_message(folder, cause, code):
+    end_attempt(folder, begin(folder), cause=cause, message=None)
+    assert complete(folder, code)["message"] is None
+
+
+def test_a_stop_that_nobody_wrote_down_has_one(folder):
+    begin(folder)
+    assert "exit code 75" in complete(folder, 75)["message"]

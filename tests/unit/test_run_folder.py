@@ -6,7 +6,7 @@ import pytest
 
 from jetmae.errors import JetmaeError
 from jetmae.files import written_aside
-from jetmae.run_folder import find_run, new_run
+from jetmae.run_folder import find_run, new_run, runs_below
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,14 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
         aside.write_text("new \udc80", encoding="utf-8")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_to_runs_are_found_under_their_own_names_and_circles_end(tmp_path):
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere" / "target"
+    for folder in (runs / "one", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    (runs / "linked").symlink_to(elsewhere)
+    (runs / "round").symlink_to(runs)
+    (runs / "broken").symlink_to(tmp_path / "nowhere")
+    assert [str(path.relative_to(runs)) for path in runs_below(runs)] == ["linked", "one"]

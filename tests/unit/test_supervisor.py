@@ -10,13 +10,15 @@ import pytest
 
 from jetmae.attempts import end_attempt, start_attempt
 from jetmae.errors import EXIT_BUSY, JetmaeError
-from jetmae.launch import supervisor
-from jetmae.launch.supervisor import Ending, cause_of, comes_back, starts_without_progress
+from jetmae.launch import successors, supervisor
+from jetmae.launch.budget import starts_without_progress
+from jetmae.launch.supervisor import Ending, cause_of, comes_back
 from jetmae.records.attempts import AttemptLine, EndLine, StartLine
 from jetmae.records.json_lines import read_lines
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.liveness import rank_report
 from jetmae.runtime.liveness.rank_report import CAUSE, RankReport
+from jetmae.slurm.command import Answer
 from jetmae.slurm.job import cause_of_stop, job_facts
 from tests.conftest import PROJECT
 
@@ -47,7 +49,7 @@ def history(*ends: tuple[str, int, int]) -> list[AttemptLine]:
 )
 def test_cause_of_a_stop(facts, restarts, cause, monkeypatch):
     monkeypatch.setenv("JETMAE_LEAD_TIME_S", "600")
-    assert cause_of_stop(facts, restarts=restarts, now=datetime(2026, 1, 1, 12, 0, 0)) == cause
+    assert cause_of_stop(facts, restarts=restarts, now=datetime(2026, 1, 1, 12, 0, 0).astimezone()) == cause
 
 
 def test_what_the_ranks_said_counts_unless_they_said_nothing():
@@ -105,7 +107,7 @@ def silent_slurm(monkeypatch):
     monkeypatch.setattr(rank_report, "VISIBLE_AFTER_S", 0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     requeued = []
-    monkeypatch.setattr(supervisor, "ask", lambda *command: requeued.append(list(command)) or "")
+    monkeypatch.setattr(supervisor, "answer_of", lambda *command: requeued.append(list(command)) or Answer(0))
     return requeued
 
 
@@ -148,12 +150,71 @@ def test_a_start_that_was_refused_leaves_the_record_to_the_one_that_lives(tmp_pa
 
 
 def test_a_controller_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, silent_slurm, monkeypatch):
-    answers = iter([None, None, ""])
-    monkeypatch.setattr(supervisor, "ask", lambda *command: silent_slurm.append(command) or next(answers))
+    down = "Unable to contact slurm controller (connect failure)"
+    answers = iter([Answer(None), Answer(1, error=f"slurm_requeue error: {down}"), Answer(0)])
+    monkeypatch.setattr(supervisor, "answer_of", lambda *command: silent_slurm.append(command) or next(answers))
     monkeypatch.setattr(supervisor, "RETRY_S", 0.0)
     monkeypatch.setattr(supervisor, "job_id", lambda: "7")
     supervisor.supervise(RunFolder(tmp_path), 137)
     assert silent_slurm == [("scontrol", "requeue", "7")] * 3
+
+
+@pytest.mark.parametrize("said", ["Requested operation is presently disabled for job 7",
+                                  "Access/permission denied for job 7"])  # fmt: skip
+def test_a_refusal_is_quoted_at_once_and_recorded(tmp_path: Path, silent_slurm, monkeypatch, capsys, said):
+    refusal = Answer(1, error=f"scontrol: error: {said}")
+    monkeypatch.setattr(supervisor, "answer_of", lambda *command: silent_slurm.append(command) or refusal)
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7")
+    folder = RunFolder(tmp_path)
+    start = start_attempt(folder, StartLine(start_token="7.0.0", job_id="7"))
+    end_attempt(folder, start, cause="time_limit", message=None)
+    supervisor.supervise(folder, 75)
+    end = read_lines(folder.attempts)[-1]
+    assert silent_slurm == [("scontrol", "requeue", "7")]
+    assert (end["cause"], end["message"]) == ("time_limit", f"not requeued: {said}")
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cause", "facts", "cancels"),
+    [
+        ("time_limit", RUNNING, False),
+        ("preempted", {"JobState": "COMPLETING"}, False),
+        ("cancelled", {"JobState": "COMPLETING"}, True),
+        ("completed", RUNNING, True),
+    ],
+)
+def test_starts_that_were_submitted_together_go_on_or_are_cancelled(
+    tmp_path, silent_slurm, monkeypatch, cause, facts, cancels
+):
+    cancelled: list[tuple[str, ...]] = []
+    monkeypatch.setattr(successors, "ask", lambda *command: cancelled.append(command))
+    monkeypatch.setattr(supervisor, "job_facts", lambda job: facts)
+    monkeypatch.setattr(supervisor, "job_id", lambda: "7_1")
+    for name, value in {"JETMAE_SUCCESSORS": 1, **ELEMENT}.items():
+        monkeypatch.setenv(name, str(value))
+    folder = RunFolder(tmp_path)
+    end_attempt(folder, start_attempt(folder, StartLine(job_id="7_1")), cause=cause, message=None)
+    supervisor.supervise(folder, 75)
+    assert silent_slurm == []
+    assert cancelled == ([("scancel", "7_[2-9]")] if cancels else [])
+
+
+ELEMENT = {"SLURM_ARRAY_JOB_ID": 7, "SLURM_ARRAY_TASK_ID": 1, "SLURM_ARRAY_TASK_MIN": 0, "SLURM_ARRAY_TASK_MAX": 9}
+
+
+def test_a_later_start_begins_only_if_there_is_something_to_do(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    for name, value in ELEMENT.items():
+        monkeypatch.setenv(name, str(value))
+    for _ in range(3):
+        assert successors.why_not_begin(folder) is None
+        end_attempt(folder, start_attempt(folder, StartLine(job_id="7_0")), cause="crashed", message=None)
+    assert "3 starts in a row" in (successors.why_not_begin(folder) or "")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")  # somebody has given the command again
+    assert successors.why_not_begin(folder) is None
+    folder.completed.touch()
+    assert successors.why_not_begin(folder) == "the run is complete"
 
 
 def test_a_job_whose_record_cannot_be_written_comes_back_all_the_same(

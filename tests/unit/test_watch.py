@@ -67,7 +67,7 @@ def test_state_follows_from_the_folder_and_the_queue(run, events, queue, state):
 
 @pytest.mark.parametrize(
     ("queue", "state"),
-    [({"9": PENDING}, "queued"), ({"9": RUNNING}, "starting"), ({}, "crashed (before its first record)")],
+    [({"9": PENDING}, "queued"), ({"9": RUNNING}, "starting"), ({}, "cancelled or lost before it began")],
 )
 @pytest.mark.parametrize("events", [[], STOPPED])
 def test_a_submitted_job_counts_before_its_first_record(run, events, queue, state):
@@ -75,6 +75,28 @@ def test_a_submitted_job_counts_before_its_first_record(run, events, queue, stat
     run.launch.write_text(json.dumps({"job_id": "9", "started_at": "2026-01-01T00:00:00+0000"}))
     assert status_of(run, queue).state == state
     assert status_of(run, queue).job_id == "9"
+
+
+@pytest.mark.parametrize(
+    ("events", "cause", "state"),
+    [
+        ([], "cancelled", "cancelled (before it began)"),
+        ([], "crashed", "crashed (before its first record)"),
+        ([], "node_failure", "stopped (node failure)"),
+        (STOPPED, "cancelled", "cancelled (while it waited)"),
+        (STOPPED, "crashed", "stopped (preempted)"),
+        (STOPPED[:1], "cancelled", "cancelled"),
+        (STOPPED[:1], "time_limit", "stopped (time limit)"),
+        (STOPPED[:1], "crashed", "crashed (lost)"),
+        ([start(1, 10.0), end(1, 20.0, "crashed")], "cancelled", "crashed"),
+    ],
+)
+def test_slurm_says_how_a_job_ended_that_could_not(run, monkeypatch, events, cause, state):
+    write_lines(run.attempts, events)
+    run.launch.write_text(json.dumps({"job_id": "7", "started_at": "1970-01-01T00:00:05+0000"}))
+    monkeypatch.setattr(status, "cause_of_last_end", lambda job: cause)
+    found = status_of(run, {})
+    assert (found.state, found.has_ended) == (state, True)
 
 
 def test_a_local_start_after_a_job_is_local(run):
@@ -136,7 +158,7 @@ def test_answers_of_slurm_are_understood(monkeypatch):
         "squeue": "7|RUNNING|1000|None\n8_1|PENDING|1001|Resources\ngarbage\n",
         "sacct": "1000|1010|1020|cpu=2,gres/gpu=4,node=2\n1021|Unknown|Unknown|\n1021|1030|Unknown|\n",
     }
-    monkeypatch.setattr(slurm_jobs, "ask", lambda *words: answers[words[2]])
+    monkeypatch.setattr(slurm_jobs, "ask", lambda *words, **_: answers[words[0]])
     queue = slurm_jobs.queue_of([0])
     assert queue == {"7": QueuedJob("RUNNING", "None", 1000.0), "8_1": QueuedJob("PENDING", "Resources", 1001.0)}
     assert [job.waits for job in queue.values()] == [False, True]

@@ -138,7 +138,7 @@ class CheckpointStore:
         Raises:
             ValueError, OSError, KeyError, TypeError: it is not there, or not what was written.
         """
-        text = (folder / MANIFEST).read_text()
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
         content = json.loads(text)
         files = {name: Fingerprint(**fingerprint) for name, fingerprint in content.pop("files").items()}
         if content.pop("format") != FORMAT:

@@ -16,6 +16,8 @@ from jetmae.cli.dispatch import run_command, set_command
 from jetmae.presets import TASKS
 from jetmae.slurm.time_limit import minutes
 
+STARTS = 10  # of a run that cannot be requeued, if not told otherwise
+
 
 def main(words: Sequence[str] | None = None, program: str | None = None) -> int:
     """`words` are what was typed behind the name of the program."""
@@ -47,6 +49,8 @@ def make_parser(program: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--ranks-per-node", type=positive, help="default: one per GPU, or 1")
     slurm = add_slurm_options(parser, "what the job asks for; the site's preset gives the rest")
     slurm.add_argument("--dependency", metavar="DEPENDENCY")
+    no_requeue_help = "where jobs cannot be requeued: submit N starts, one after the other (default: %(const)s)"
+    slurm.add_argument("--no-requeue", nargs="?", const=STARTS, type=positive, metavar="N", help=no_requeue_help)
     return parser
 
 

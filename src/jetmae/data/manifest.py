@@ -105,12 +105,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         content = json.loads(text)
     except FileNotFoundError:
         raise DataError(
             f"no dataset in {folder}: expected {MANIFEST_NAME} there; make one with:"
-            f" {typed(f'data convert SOURCE --out {folder}')}"
+            f" {typed('data convert SOURCE --out', folder)}"
         ) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}); convert the source again") from error

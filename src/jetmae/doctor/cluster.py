@@ -1,9 +1,9 @@
-"""What the cluster offers against what the job asks for, and what it will do to the job: every check takes facts that
-`slurm_facts.ask_cluster` has collected, so that it can be tried on any cluster's text.
+"""What the cluster offers against what the job asks for, and what it will do to the job.
+
+Every check takes facts that `cluster_facts.ask_cluster` has collected, so that it can be tried on any cluster's text.
 """
 
 import difflib
-import subprocess
 from collections.abc import Iterator
 
 from jetmae.doctor.verdict import Verdict, failed, ok, warning
@@ -17,7 +17,7 @@ from jetmae.slurm.cluster_facts import (
     number_of,
     seconds_of,
 )
-from jetmae.slurm.job import QUESTION_TIMEOUT_S
+from jetmae.slurm.command import QUESTION_TIMEOUT_S, answer_of
 
 STEP_ALLOWANCE_S = 2.0  # what a step and the agreement to stop may take, on top of the save
 SIGNAL_GRAIN_S = 60.0  # Slurm may send the signal before the time limit so much too early
@@ -183,7 +183,12 @@ def check_requeue(config: Record) -> Verdict:
     if config.get("JobRequeue") == "1":
         return ok("requeue", "JobRequeue=1")
     meaning = "launch.py asks for --requeue itself; a job of your own script that does not is lost when preempted"
-    return warning("requeue", f"JobRequeue={config.get('JobRequeue')}", meaning, "#SBATCH --requeue in own scripts")
+    return warning(
+        "requeue",
+        f"JobRequeue={config.get('JobRequeue')}",
+        meaning,
+        "#SBATCH --requeue in own scripts; launch.py --no-requeue where the site forbids it",
+    )
 
 
 def check_warning_time(request: Request, save_s: float | None) -> Verdict:
@@ -254,12 +259,8 @@ def check_user_signal(config: Record) -> Verdict:
 
 def ask_sbatch(script: str) -> tuple[int, str]:
     """What sbatch would say to this script: exit code and message. Nothing is submitted."""
-    command = ["sbatch", "--test-only"]
-    try:
-        finished = subprocess.run(command, input=script, capture_output=True, text=True, timeout=3 * QUESTION_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, str(error)
-    return finished.returncode, finished.stdout + finished.stderr
+    answer = answer_of("sbatch", "--test-only", stdin=script, timeout_s=3 * QUESTION_TIMEOUT_S)
+    return 1 if answer.code is None else answer.code, answer.output + answer.error
 
 
 def check_submission(code: int, message: str) -> Verdict:

@@ -11,8 +11,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from submitit.core.utils import FailedJobError
-
 from jetmae.doctor import cluster, machine, storage
 from jetmae.doctor.dataset import check_dataset
 from jetmae.doctor.job import await_job
@@ -26,7 +24,7 @@ from jetmae.launch.resources import Request, Resources, request_of
 from jetmae.launch.train_job import CommandJob
 from jetmae.slurm import cluster_facts
 from jetmae.slurm.cluster_facts import ClusterFacts
-from jetmae.slurm.job import ask
+from jetmae.slurm.command import ask
 
 JOB_TIME_MIN = 5  # it takes two; an import from slow storage may take the rest
 JOB_LEAD_TIME_S = 30
@@ -165,11 +163,11 @@ def submit_job(folder: Path, resources: Resources) -> str:
     executor = submission.executor_for([folder], short, name="doctor", supervised=False)
     options = {key: value for key, value in executor.parameters["additional_parameters"].items() if key != "requeue"}
     # Other than in training, a rank that is lost must not take the others with it before they have told their part.
-    executor.update_parameters(additional_parameters={**options, "no-requeue": True}, srun_args=["--wait=0"])
-    try:
+    executor.update_parameters(
+        additional_parameters={**options, "no-requeue": True}, srun_args=["--export=ALL", "--wait=0"]
+    )
+    with submission.sbatch_as_asked("doctor's job"):
         job = executor.submit(CommandJob([sys.executable, "-m", "jetmae.doctor.ranks", str(folder)]))
-    except FailedJobError as error:
-        raise JetmaeError(f"sbatch refused doctor's job: {str(error).strip().splitlines()[-1]}") from None
     return str(job.job_id)
 
 

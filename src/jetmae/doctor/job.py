@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetmae.doctor.ranks import Found, ranks_listed, result_path
-from jetmae.slurm.job import ask, job_facts
+from jetmae.slurm.command import ask
+from jetmae.slurm.job import job_facts
 
 POLL_S = 1.0
 SAY_EVERY_S = 10.0
@@ -78,7 +79,7 @@ def _await_results(folder: Path, ranks: int) -> dict[int, Found]:
 
 def read_results(folder: Path) -> dict[int, Found]:
     listed = sorted(ranks_listed(folder).items())
-    return {rank: json.loads(result_path(folder, rank, node).read_text()) for rank, node in listed}
+    return {rank: json.loads(result_path(folder, rank, node).read_text(encoding="utf-8")) for rank, node in listed}
 
 
 def nodes_of_ranks(facts: dict[str, str], ranks: int) -> list[str]:
@@ -92,5 +93,5 @@ def log_tail(log: Path) -> str:
     """The last words of a rank, on one line."""
     if not log.exists():
         return f"no log {log.name}"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return " | ".join(lines[-LOG_LINES:]) or "empty log"

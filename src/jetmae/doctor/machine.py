@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from jetmae.doctor.verdict import Verdict, failed, ok, warning
-from jetmae.slurm.job import ask
+from jetmae.slurm.command import ask
 
 MIN_PYTHON = (3, 11)
 IMPORT_TIMEOUT_S = 300.0
@@ -91,7 +91,7 @@ def check_command(name: str) -> Verdict:
     if place is not None:
         return ok(name, place)
     todo = "load Slurm's module, add its folder to PATH, or bind it into the container"
-    level = warning if name in ("sacct", "squeue", "scancel") else failed
+    level = warning if name in {"sacct", "squeue", "scancel"} else failed
     return level(name, "not on PATH", COMMANDS[name], todo)
 
 

@@ -1,4 +1,6 @@
-"""One rank of doctor's short job:  python -m jetmae.doctor.ranks FOLDER
+"""One rank of doctor's short job.
+
+    python -m jetmae.doctor.ranks FOLDER
 
 Each rank does once what training will do all the time, stage by stage, and before each stage writes all that it has
 found so far into FOLDER/rank-3-NODE.json: a rank that hangs or is killed has then said how far it came. FOLDER/ask.json
@@ -24,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from jetmae.doctor.machine import shared_memory_mib
+from jetmae.errors import exit_with_one_line
 from jetmae.files import write_json
 from jetmae.launch.train_job import slurm_rank_environment
 from jetmae.runtime.addresses import network_identity
 from jetmae.runtime.gpus import has_own_gpus
-from jetmae.slurm.job import ask, job_id
+from jetmae.slurm.command import ask
+from jetmae.slurm.job import job_id
 
 POLL_S = 0.1
 SPEED_WINDOW_S = 1.0
@@ -73,7 +77,7 @@ class RankContext:
 def main() -> int:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the job's time is short, so its warning may come at once
     folder = Path(sys.argv[1])
-    asked = Ask(**json.loads((folder / "ask.json").read_text()))
+    asked = Ask(**json.loads((folder / "ask.json").read_text(encoding="utf-8")))
     missing = complete_environment(asked)
     rank = int(os.environ.get("RANK", os.getpid()))  # without a rank no two may write the same file
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -103,7 +107,7 @@ def go_through(context: RankContext, found: Found) -> None:
         write_json(path, found)
         try:
             found |= stage(context, found) or {}
-        except Exception as error:  # whatever can go wrong on a node is what this looks for
+        except Exception as error:  # noqa: BLE001  whatever can go wrong on a node is what this looks for
             write_json(path, {**found, "error": f"{type(error).__name__}: {error}"})
             return
     write_json(path, {**found, "stage": "done"})
@@ -327,4 +331,4 @@ STAGES = (
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with_one_line(main)

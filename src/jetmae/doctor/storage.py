@@ -73,7 +73,7 @@ def check_replace(folder: Path) -> Verdict:
     def replace() -> str:
         write_text(folder / "replaced", "old")
         write_text(folder / "replaced", "new")
-        if (folder / "replaced").read_text() != "new":
+        if (folder / "replaced").read_text(encoding="utf-8") != "new":
             raise OSError(errno.EIO, "after the rename the old content is still there")
         return "a file replaces another"
 
@@ -112,7 +112,7 @@ def flock_works(folder: Path) -> bool:
     """Whether a lock excludes a second holder, as HDF5 believes."""
     with scratch_folder(folder) as scratch:
         path = scratch / "lock"
-        with path.open("a") as first, path.open("a") as second:
+        with path.open("a", encoding="utf-8") as first, path.open("a", encoding="utf-8") as second:
             try:
                 fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +128,7 @@ _ANOTHER = "another --runs-dir, on a POSIX file system"
 
 def file_and_host_time_s(folder: Path) -> tuple[float, float]:
     """When the file system believes a file was written just now, and when this host does."""
-    (folder / "clock").write_text("x")
+    (folder / "clock").write_text("x", encoding="utf-8")
     return (folder / "clock").stat().st_mtime, time.time()
 
 
@@ -143,7 +143,7 @@ def check_clock(file_time_s: float, host_time_s: float) -> Verdict:
 
 def mount_table() -> str:
     try:
-        return Path("/proc/self/mountinfo").read_text()
+        return Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     except OSError:
         return ""
 

@@ -37,7 +37,7 @@ class Recorder:
             for folder in (metrics.parent, log.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             cut_torn_tail(metrics)
-            self._metrics = metrics.open("a")
+            self._metrics = metrics.open("a", encoding="utf-8")
         except OSError as error:
             raise cannot_write(metrics, error) from error
         self._tensorboard = TensorBoardFile(tensorboard, first_step, self.say)
@@ -46,7 +46,7 @@ class Recorder:
         """One line for the person watching, and for the log file. On a full disk it is left out."""
         with suppress(OSError):
             self._progress.say(text)
-        with suppress(OSError), self._log.open("a") as file:
+        with suppress(OSError), self._log.open("a", encoding="utf-8", errors="replace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def train(

@@ -1,9 +1,9 @@
 """Where runs are trained, and on how many ranks."""
 
-import glob
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from jetmae.config import Experiment
 from jetmae.launch.resources import Resources
@@ -11,8 +11,9 @@ from jetmae.launch.resources import Resources
 
 @dataclass(frozen=True)
 class Layout:
-    """Slurm jobs with these resources; or, without, processes of this machine: `nodes` times `ranks_per_node`, by
-    default one per GPU.
+    """Slurm jobs with these resources; or, without, processes of this machine.
+
+    Here these are `nodes` times `ranks_per_node`, by default one per GPU.
     """
 
     resources: Resources | None = None
@@ -37,5 +38,5 @@ def site_of(cluster: str) -> str:
 def num_gpus() -> int:
     """GPUs of this machine, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = len(glob.glob("/dev/nvidia[0-9]*"))
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return present if visible is None else min(present, len([name for name in visible.split(",") if name.strip()]))

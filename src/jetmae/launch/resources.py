@@ -45,6 +45,7 @@ class Resources(BaseModel):
     qos: Name | None = None
     constraint: Value | None = None
     dependency: Value | None = None
+    no_requeue: int | None = Field(None, ge=1, le=100, description="instead of requeues, so many starts at most")
     modules: tuple[Value, ...] = Field((), description="environment modules to load first")
     extra: dict[str, str | int | bool] = Field(default_factory=dict, description="further sbatch options")
 
@@ -77,7 +78,7 @@ def resources_for(site: str, given: dict[str, Any], extra: dict[str, str | bool]
     if not re.fullmatch(NAME, site) or not path.is_file():
         known = ", ".join(["auto", "local", *preset_names("cluster")])
         raise JetmaeError(f"--cluster {site!r}: expected one of {known}")
-    content = yaml.safe_load(path.read_text()) or {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     typed = {name: value for name, value in given.items() if value is not None}
     try:
         return Resources(**{**content, **typed, "extra": {**content.get("extra", {}), **extra}})

@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jetmae.attempts import complete_record, said_cause
@@ -24,9 +25,10 @@ from jetmae.launch.run_code import check_code, code_environment
 from jetmae.launch.stages import Member, Stage, check_member
 from jetmae.plan import make_plan
 from jetmae.records.attempts import StartLine
-from jetmae.records.launch import read_launch
+from jetmae.records.launch import read_launch, write_launch
 from jetmae.run_folder import RunFolder
 from jetmae.slurm import queue
+from jetmae.slurm.job import job_facts
 
 
 def record_start(member: Member, layout: Layout, *, job_id: str | None = None) -> None:
@@ -133,11 +135,31 @@ def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[l
 def _submit_members(members: list[Member], layout: Layout, resources: Resources) -> list[str]:
     """Submit runs, several of them as one array, and return the job of each."""
     roots = [member.run.root for member in members]
-    jobs = submission.submit(roots, resources, name=roots[0].name)
-    for member, job in zip(members, jobs, strict=True):
-        record_start(member, layout, job_id=job)
-        print(f"job {job} submitted; run folder {member.run.root}")
-    return jobs
+    if resources.no_requeue:
+        starts = [submission.submit_starts(root, resources, name=root.name) for root in roots]
+    else:
+        starts = [[job] for job in submission.submit(roots, resources, name=roots[0].name)]
+    for member, jobs in zip(members, starts, strict=True):
+        record_start(member, layout, job_id=jobs[0])
+        record_successors(member.run, jobs[1:])
+        more = f", and {len(jobs) - 1} more to go on if it stops" if len(jobs) > 1 else ""
+        print(f"job {jobs[0]} submitted{more}; run folder {member.run.root}")
+    if not resources.no_requeue:
+        warn_of_no_requeue(starts[0][0])
+    return [job for jobs in starts for job in jobs]
+
+
+def record_successors(run: RunFolder, jobs: list[str]) -> None:
+    """Add to launch.json the jobs of later starts."""
+    if jobs:
+        write_launch(run.launch, replace(read_launch(run.launch), successor_ids=jobs))
+
+
+def warn_of_no_requeue(job: str) -> None:
+    """A site may take --requeue away from every job; Slurm then shows it."""
+    if job_facts(job).get("Requeue") == "0":
+        print(f"warning: the site has made job {job} one that is not requeued: it does not come back by itself after a"
+              " stop; cancel it, and give the command with --no-requeue")  # fmt: skip
 
 
 def _all_alive(stage: Stage, jobs: list[str]) -> str:
@@ -166,10 +188,11 @@ def live_job(run: RunFolder) -> str | None:
     Raises:
         JetmaeError: Slurm does not answer, so that a second job in the same folder cannot be ruled out.
     """
-    job = read_launch(run.launch).job_id
+    launch = read_launch(run.launch)
+    job = launch.job_id
     if job is None:
         return None
-    jobs = queue.queue_of([os.getuid()])
-    if jobs is None:
+    queued = queue.queue_of([os.getuid()])
+    if queued is None:
         raise JetmaeError(f"Slurm does not answer whether job {job} of {run.root} is still alive: try again later")
-    return job if job in jobs else None
+    return next((job for job in launch.jobs if job in queued), None)

@@ -21,10 +21,12 @@ from typing import TypeVar
 
 from jetmae.attempts import complete_record, said_cause
 from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_BUSY, EXIT_STOPPED, JetmaeError, exit_with_one_line
-from jetmae.records.attempts import AttemptLine, EndLine, StartLine, read_attempts
+from jetmae.launch import successors
+from jetmae.launch.budget import FREE, STARTS_WITHOUT_PROGRESS, starts_without_progress
+from jetmae.records.attempts import AttemptLine, EndLine, StartLine, amend_last_attempt, read_attempts
 from jetmae.run_folder import RunFolder
+from jetmae.slurm.command import answer_of
 from jetmae.slurm.job import (
-    ask,
     cause_of_stop,
     is_taken_away,
     job_facts,
@@ -34,10 +36,8 @@ from jetmae.slurm.job import (
 )
 
 T = TypeVar("T")
-STARTS_WITHOUT_PROGRESS = 3
 REQUEUE_TRIES = 10
 RETRY_S = 6.0  # a controller that is being restarted is back in less than a minute
-FREE = ("preempted", "node_failure")  # causes that cost nothing of the budget
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Ending:
 
 def main() -> int:
     *run_dirs, code = sys.argv[1:]
+    os.environ.pop("JETMAE_START", None)  # of a rank; if there is one here, it came from where the job was submitted
     element = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")) if len(run_dirs) > 1 else 0
     return supervise(RunFolder(Path(run_dirs[element])), int(code))
 
@@ -71,10 +72,13 @@ def supervise(folder: RunFolder, code: int) -> int:
     if code != EXIT_BUSY:  # then the record belongs to the start that has the folder
         write_down(folder, start, ending, cause)
     lines: list[AttemptLine] = read_or([], lambda: read_attempts(folder.attempts))
-    requeue, reason = comes_back(ending, cause, lines, unrecorded=unrecorded_starts(lines, start))
+    again, reason = comes_back(ending, cause, lines, unrecorded=unrecorded_starts(lines, start))
     print(f"jetmae: exit code {code}, {cause}: {reason}", flush=True)
-    if requeue and job:
-        requeue_job(job)
+    if successors.are_used():
+        taken = not ending.job_is_running and cause not in ("cancelled", "completed")
+        hand_over(folder, start, again=again or taken)
+    elif again and job and (refusal := requeue_job(job)):
+        say_not_requeued(folder, start, refusal)
     return 0 if cause == "completed" else code
 
 
@@ -95,13 +99,42 @@ def write_down(folder: RunFolder, start: StartLine, ending: Ending, cause: str) 
         print(f"jetmae: {folder.attempts} is not complete: {error}", flush=True)
 
 
-def requeue_job(job: str) -> None:
-    """Ask Slurm to requeue the job, for about a minute. When it does, it ends this process."""
+def requeue_job(job: str) -> str | None:
+    """Ask Slurm to requeue the job; when it does, it ends this process. Returns why it does not.
+
+    A controller that does not answer is asked again for about a minute. One that refuses is not.
+    """
     for _ in range(REQUEUE_TRIES):
-        if ask("scontrol", "requeue", job) is not None:
-            return
+        answer = answer_of("scontrol", "requeue", job)
+        if answer.code == 0:
+            return None
+        if answer.is_refusal:
+            return answer.reason
         time.sleep(RETRY_S)
-    print(f"jetmae: scontrol does not answer: job {job} is NOT requeued; give its launch command again", flush=True)
+    return f"Slurm does not answer ({answer.reason})"
+
+
+def say_not_requeued(folder: RunFolder, start: StartLine, reason: str) -> None:
+    """In the log and in the record of this start, whose cause stays."""
+    print(f"jetmae: NOT requeued: {reason}; give the launch command again, with --no-requeue where the site forbids"
+          " requeues", flush=True)  # fmt: skip
+    try:
+        last = read_attempts(folder.attempts)[-1]
+        if isinstance(last, EndLine) and (last.job_id, last.restart_count) == (start.job_id, start.restart_count):
+            message = "; ".join(filter(None, [last.message, f"not requeued: {reason}"]))
+            amend_last_attempt(folder.attempts, cause=last.cause or "crashed", message=message)
+    except (JetmaeError, OSError, IndexError) as error:
+        print(f"jetmae: {folder.attempts} does not say so: {error}", flush=True)
+
+
+def hand_over(folder: RunFolder, start: StartLine, *, again: bool) -> None:
+    """To the next of the starts that were submitted together; if none is to come, they are cancelled."""
+    if not again:
+        successors.cancel_later_starts()
+    elif later := successors.later_starts():
+        print(f"jetmae: goes on in the next of {later}", flush=True)
+    else:
+        say_not_requeued(folder, start, "this was the last start that was submitted")
 
 
 def token_of(start: StartLine) -> str:
@@ -120,8 +153,9 @@ def cause_of(ending: Ending, *, said: str | None) -> str:
 
 
 def died_of_a_stop_signal(ending: Ending) -> bool:
-    """Whether the ranks were asked to stop before our handlers were in place. SIGTERM is no proof: srun sends it to the
-    peers of a rank that has died.
+    """Whether the ranks were asked to stop before our handlers were in place.
+
+    SIGTERM is no proof: srun sends it to the peers of a rank that has died.
     """
     if ending.code == 128 + signal.SIGTERM:
         return is_taken_away(ending.facts, restarts=ending.restarts)
@@ -147,17 +181,6 @@ def comes_back(ending: Ending, cause: str, lines: list[AttemptLine], *, unrecord
     if fruitless >= STARTS_WITHOUT_PROGRESS:
         return False, f"{fruitless} starts in a row without a new committed step: not requeued"
     return True, f"requeued; {fruitless} start(s) in a row without a new committed step"
-
-
-def starts_without_progress(lines: list[AttemptLine]) -> int:
-    """How many of the newest starts ended without a new committed step. Ends that are free do not count."""
-    committed_at_start = {line.attempt: line.committed_step for line in lines if isinstance(line, StartLine)}
-    fruitless = 0
-    for end in reversed([line for line in lines if isinstance(line, EndLine)]):
-        if (end.last_committed_step or 0) > (committed_at_start.get(end.attempt, end.resumed_step) or 0):
-            break
-        fruitless += end.cause not in FREE
-    return fruitless
 
 
 def unrecorded_starts(lines: list[AttemptLine], start: StartLine) -> int:

@@ -30,9 +30,11 @@ class StartLine(_Line):
 
     committed_step: int | None = None  # of the newest checkpoint at that time, 0 if there was none
     time_s: float | None = None  # since 1970
+    warnings: list[str] | None = None  # what its job lacks of what training counts on; not in the file if nothing
 
     def to_json(self) -> Json:
-        return {"event": "start", **vars(self)}
+        fields = vars(self) if self.warnings else {k: v for k, v in vars(self).items() if k != "warnings"}
+        return {"event": "start", **fields}
 
 
 @dataclass(frozen=True, kw_only=True)

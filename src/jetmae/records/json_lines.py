@@ -19,7 +19,7 @@ def append_line(path: Path, content: Json) -> None:
     """
     try:
         cut_torn_tail(path)
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(content) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -51,7 +51,7 @@ def read_lines(path: Path) -> list[Json]:
     Raises:
         JetmaeError: another line is not a JSON object.
     """
-    text = path.read_text(errors="replace") if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = text[: text.rfind("\n") + 1].splitlines()
     objects = []
     for number, line in enumerate(lines, start=1):

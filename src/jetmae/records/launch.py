@@ -9,6 +9,7 @@ from jetmae.errors import JetmaeError
 from jetmae.files import write_json
 from jetmae.records.json_object import Json, parse_object, record_of
 
+OPTIONAL = ("job_id", "successor_ids")  # not in the file where there are none
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # of `started_at`
 
 
@@ -41,6 +42,7 @@ class LaunchRecord:
     ranks: int | None = None
     total_steps: int | None = None
     job_id: str | None = None  # None, and not in the file, if it was started without Slurm
+    successor_ids: list[str] = field(default_factory=list)  # with --no-requeue: the jobs of later starts
     git_commit: str | None = None
     git_diff: str | None = None
     packages: dict[str, str] = field(default_factory=dict)  # versions
@@ -61,7 +63,12 @@ class LaunchRecord:
             return None
 
     def to_json(self) -> Json:
-        return {name: value for name, value in asdict(self).items() if name != "job_id" or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
+
+    @property
+    def jobs(self) -> list[str]:
+        """Of all starts that were submitted together, in their order."""
+        return [self.job_id, *self.successor_ids] if self.job_id else []
 
 
 def write_launch(path: Path, record: LaunchRecord) -> None:
@@ -79,7 +86,7 @@ def read_launch(path: Path) -> LaunchRecord:
     Raises:
         JetmaeError: it is damaged.
     """
-    content = parse_object(path.read_text(errors="replace")) if path.exists() else {}
+    content = parse_object(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
     if content is None:
         raise JetmaeError(f"{path} is not a JSON object: expected what the launch command writes; move it away")
     return _record(content)
@@ -88,7 +95,7 @@ def read_launch(path: Path) -> LaunchRecord:
 def readable_launch(path: Path) -> LaunchRecord:
     """As `read_launch`, for those who only look: an empty record if it cannot be read."""
     try:
-        return _record(parse_object(path.read_text(errors="replace")) or {})
+        return _record(parse_object(path.read_text(encoding="utf-8", errors="replace")) or {})
     except OSError:
         return LaunchRecord()
 

@@ -48,7 +48,7 @@ def _ipv4_addresses(asked: socket.socket) -> Iterator[LocalAddress]:
 
 def _ipv6_addresses() -> Iterator[LocalAddress]:
     path = Path("/proc/net/if_inet6")
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         digits, *_, name = line.split()
         address = ipaddress.IPv6Address(bytes.fromhex(digits))
         if not address.is_link_local:
@@ -101,5 +101,5 @@ def chosen_for_gloo() -> list[str]:
 
 def network_identity() -> str:
     """Processes with the same one share their loopback: same boot of a kernel, same network namespace of it."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return f"{boot} {Path('/proc/self/ns/net').readlink()}"

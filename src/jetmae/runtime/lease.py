@@ -90,7 +90,7 @@ def acquire(root: Path) -> Lease:
             seen = later
         lease = Lease(root, seen.token + 1)
         with suppress(FileExistsError):  # another start was faster
-            _path(lease).open("x").close()
+            _path(lease).open("x", encoding="utf-8").close()
             _write(lease)
             _remove_older(lease)
             return lease
@@ -138,7 +138,7 @@ def is_trained_here(root: Path) -> bool:
 def _newest(root: Path) -> _Seen:
     token = _newest_token(root)
     try:
-        return _Seen(token, json.loads(_path(Lease(root, token)).read_text()))
+        return _Seen(token, json.loads(_path(Lease(root, token)).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return _Seen(token, {})
 

@@ -4,7 +4,7 @@ import getpass
 import re
 from dataclasses import dataclass
 
-from jetmae.slurm.job import ask
+from jetmae.slurm.command import ask
 
 Record = dict[str, str]
 NO_LIMIT = {"UNLIMITED", "INFINITE", "NONE", "N/A", "(NULL)", ""}

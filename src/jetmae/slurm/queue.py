@@ -6,7 +6,7 @@ None means that Slurm did not answer, whatever the reason. It never means that t
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jetmae.slurm.job import ask
+from jetmae.slurm.command import EPOCH_TIMES, ask
 
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED"}
 
@@ -37,7 +37,7 @@ class JobStart:
 def queue_of(user_ids: Iterable[int]) -> dict[str, QueuedJob] | None:
     """All jobs of these users by id, array elements under their own: 7_2."""
     users = ",".join(str(user) for user in sorted(set(user_ids)))
-    text = _ask("squeue", "--noheader", "--array", "--format=%i|%T|%V|%r", f"--user={users}")
+    text = ask("squeue", "--noheader", "--array", "--format=%i|%T|%V|%r", f"--user={users}", times=EPOCH_TIMES)
     if text is None:
         return None
     rows = (line.split("|", 3) for line in text.splitlines())
@@ -47,7 +47,7 @@ def queue_of(user_ids: Iterable[int]) -> dict[str, QueuedJob] | None:
 def starts_of(job: str) -> list[JobStart] | None:
     """Every start of a job, oldest first; needs the site's accounting."""
     options = ("--parsable2", "--noheader", "--allocations", "--duplicates")
-    text = _ask("sacct", *options, "--format=Submit,Start,End,AllocTRES", f"--jobs={job}")
+    text = ask("sacct", *options, "--format=Submit,Start,End,AllocTRES", f"--jobs={job}", times=EPOCH_TIMES)
     if text is None:
         return None
     starts = (_start(line.split("|")) for line in text.splitlines() if line.count("|") == 3)
@@ -61,11 +61,6 @@ def _start(row: list[str]) -> JobStart | None:
     resources = dict(part.split("=", 1) for part in row[3].split(",") if "=" in part)
     num_gpus = resources.get("gres/gpu", "0")
     return JobStart(submitted, started, ended, int(num_gpus) if num_gpus.isdigit() else 0)
-
-
-def _ask(*command: str) -> str | None:
-    # Slurm prints local time unless told otherwise, in whatever format the user's environment asks for.
-    return ask("env", "SLURM_TIME_FORMAT=%s", *command)
 
 
 def _seconds(text: str) -> float | None:

@@ -3,7 +3,7 @@
 import socket
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jetmae.records.attempts import AttemptLine, EndLine, StartLine, parse_attempts
@@ -13,12 +13,14 @@ from jetmae.records.metrics import TrainLine, parse_train_lines
 from jetmae.records.timeline import parse_timeline
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import is_trained_here
+from jetmae.slurm.job import cause_of_last_end
 from jetmae.slurm.queue import QueuedJob, queue_of, starts_of
 from jetmae.watch.ledger import Ledger, make_ledger
 
 TAIL_BYTES = 64 * 1024
 RECENT_LINES = 50  # of one attempt, for the present speed
-ENDED = ("complete", "crashed", "stopped")
+ENDED = ("complete", "crashed", "stopped", "cancelled")
+COMES_BACK = ("preempted", "node_failure", "time_limit")  # causes after which a job waits to be started again
 
 Queue = dict[str, QueuedJob] | None  # None: Slurm does not answer
 
@@ -55,9 +57,9 @@ def status_of(run: RunFolder, queue: Queue, *, total_steps: int | None = None) -
     """What a run is doing. `total_steps` is the length by today's plan, used if launch.json does not tell it."""
     lines, launch = _attempt_lines(run), readable_launch(run.launch)
     steps = parse_train_lines(readable_lines(run.metrics, last_bytes=TAIL_BYTES))
-    job = job_of(lines, launch)
+    job = job_now(lines, launch, queue)
     starts = [line for line in lines if isinstance(line, StartLine)]
-    state = state_of(run, lines, job, queue)
+    state = state_of(run, lines, job, queue, jobs=launch.jobs)
     total_steps = launch.total_steps or total_steps
     recent = [line for line in steps if line.attempt == steps[-1].attempt][-RECENT_LINES:]
     runs_now = state == "running" and bool(recent) and bool(starts) and recent[-1].time_s >= (starts[-1].time_s or 0)
@@ -101,11 +103,19 @@ def job_of(lines: list[AttemptLine], launch: LaunchRecord) -> str | None:
     return launch.job_id if launch.job_id and launched_after_last else lines[-1].job_id or None
 
 
-def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue) -> str:
-    """What a run is doing.
+def job_now(lines: list[AttemptLine], launch: LaunchRecord, queue: Queue) -> str | None:
+    """As `job_of`; of several jobs that were submitted together, the first that is still queued or running."""
+    job = job_of(lines, launch)
+    return next((other for other in launch.jobs if other in (queue or {})), job) if job in launch.jobs else job
 
-    One of complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, `stopped (CAUSE)`, unknown, not
-    started.
+
+def state_of(
+    run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Queue, *, jobs: Sequence[str] = ()
+) -> str:
+    """What a run is doing; `jobs` were submitted together with its job. It is one of these.
+
+    complete, queued, starting, running, ending, `CAUSE, waiting`, crashed, cancelled, `stopped (CAUSE)`, unknown,
+    not started
     """
     if run.completed.exists():
         return "complete"
@@ -114,10 +124,10 @@ def state_of(run: RunFolder, lines: list[AttemptLine], job: str | None, queue: Q
         return _state_of_local_run(run, last)
     if queue is None:
         return "unknown"
-    of_this_job = last if last and last.job_id == job else None
+    of_this_job = last if last and last.job_id in (job, *jobs) else None
     if job in queue:
         return _state_of_queued_run(queue[job], of_this_job)
-    return _ended(of_this_job) if of_this_job else "crashed (before its first record)"
+    return _state_without_job(job, of_this_job)
 
 
 def _state_of_queued_run(queued: QueuedJob, last: AttemptLine | None) -> str:
@@ -126,6 +136,24 @@ def _state_of_queued_run(queued: QueuedJob, last: AttemptLine | None) -> str:
     if queued.state == "COMPLETING":
         return "ending"
     return "running" if isinstance(last, StartLine) else "starting"
+
+
+def _state_without_job(job: str, last: AttemptLine | None) -> str:
+    """Of a run whose job has left the queue; `last` is what the job has written last."""
+    if isinstance(last, EndLine) and last.cause not in COMES_BACK:
+        return _ended(last)
+    cause = cause_of_last_end(job)
+    if last is None:
+        if cause == "crashed":
+            return "crashed (before its first record)"
+        if cause is None:
+            return "cancelled or lost before it began"
+        return "cancelled (before it began)" if cause == "cancelled" else f"stopped ({_readable(cause)})"
+    if cause == "cancelled":
+        return "cancelled" if isinstance(last, StartLine) else "cancelled (while it waited)"
+    if isinstance(last, StartLine) and cause in COMES_BACK:
+        return f"stopped ({_readable(cause)})"
+    return _ended(last)
 
 
 def _state_of_local_run(run: RunFolder, last: AttemptLine | None) -> str:
@@ -152,7 +180,7 @@ def _attempt_lines(run: RunFolder) -> list[AttemptLine]:
 
 
 def _step(run: RunFolder, lines: list[TrainLine]) -> int:
-    finished = run.completed.read_text().strip() if run.completed.exists() else ""
+    finished = run.completed.read_text(encoding="utf-8").strip() if run.completed.exists() else ""
     if finished.isdigit():
         return int(finished)
     return lines[-1].step if lines else 0

@@ -37,4 +37,4 @@ def print_conversion(folder: Path, result: Conversion, *, dropped: bool, rounded
     if result.jets_compared is not None:
         how = "rounded to float32" if rounded else "bit for bit"
         print(f"{result.jets_compared:,} jets compared with the sources {how}: equal")
-    print(f"next: {typed(f'chain data.path={folder}')}")
+    print(f"next: {typed('chain', f'data.path={folder}')}")

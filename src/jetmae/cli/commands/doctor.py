@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     on_slurm = site_of(arguments.cluster) != "local"
     asked = Examination(
         runs_folder(arguments.runs_dir).resolve(),
-        resources_of(arguments) if on_slurm else None,  # a misspelt option ends here
+        resources_of(arguments, os.environ) if on_slurm else None,  # a misspelt option ends here
         checkpoint_bytes=int(arguments.million_parameters * 1e6 * BYTES_PER_PARAMETER),
         num_checkpoints=arguments.checkpoints,
         data=arguments.data,

@@ -1,15 +1,10 @@
-"""What a run is doing now, and Slurm commands that act on its job."""
-
-import shlex
-import subprocess
+"""What a run is doing now, and what is known of its plan."""
 
 from jetmae.config import read_experiment
 from jetmae.errors import JetmaeError
 from jetmae.plan import make_plan
 from jetmae.run_folder import RunFolder
 from jetmae.watch.status import RunStatus, queue_for, status_of
-
-COMMAND_TIMEOUT_S = 60
 
 
 def task_and_steps(run: RunFolder) -> tuple[str, int | None]:
@@ -33,17 +28,3 @@ def status_now(run: RunFolder) -> RunStatus:
         raise JetmaeError(f"Slurm does not say what job {status.job_id} of {run.root} is doing: expected an answer of"
                           " squeue; try again, on a machine that has Slurm's commands")  # fmt: skip
     return status
-
-
-def command_slurm(*command: str) -> None:
-    """A Slurm command that has to succeed.
-
-    Raises:
-        JetmaeError: with what it said.
-    """
-    try:
-        finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise JetmaeError(f"{shlex.join(command)}: {error}; try again where Slurm answers") from None
-    if finished.returncode:
-        raise JetmaeError(f"{shlex.join(command)} was refused: {finished.stderr.strip()}; see squeue --me")

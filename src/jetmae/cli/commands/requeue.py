@@ -4,10 +4,11 @@ import argparse
 import shlex
 
 from jetmae.cli.commands.chosen_runs import only_run
-from jetmae.cli.commands.job_of_run import command_slurm, status_now
+from jetmae.cli.commands.job_of_run import status_now
 from jetmae.errors import JetmaeError
 from jetmae.records.launch import readable_launch
 from jetmae.run_folder import RunFolder
+from jetmae.slurm.command import tell
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     if status.queued_job.waits:
         raise JetmaeError(f"job {status.job_id} waits in the queue already ({status.queued_job.reason}): expected a"
                           " running one; see squeue --start for when it begins")  # fmt: skip
-    command_slurm("scontrol", "requeue", status.job_id)
+    tell("scontrol", "requeue", status.job_id)
     print(f"job {status.job_id} requeued; it goes on from its last checkpoint")
 
 

@@ -31,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(f"{arguments.jets} jets in {outputs[0]}")
-    print(f"next: {typed(f'data convert {outputs[0]} --out DIR')}")
+    print(f"next: {typed('data convert', outputs[0], '--out', 'DIR')}")

@@ -6,6 +6,7 @@ from jetmae.cli.commands.resources import layout_of
 from jetmae.command_line import typed
 from jetmae.config import as_yaml
 from jetmae.doctor import cluster, verdict
+from jetmae.errors import JetmaeError
 from jetmae.launch import start, submission
 from jetmae.launch.code_choice import Choice, give_code
 from jetmae.launch.freeze import check_same_experiment, freeze
@@ -19,6 +20,9 @@ from jetmae.slurm import cluster_facts
 def run(arguments: argparse.Namespace) -> int:
     """What was typed is checked as a whole before anything is written."""
     layout = layout_of(arguments)
+    if arguments.task == "chain" and layout.resources and layout.resources.no_requeue:
+        raise JetmaeError("chain --no-requeue: a stage cannot wait for a run that may stop and go on in another job;"
+                          " give the tasks one after the other, each with --no-requeue")  # fmt: skip
     runs_dir = runs_folder(arguments.runs_dir)
     wanted = Wanted(arguments.config, arguments.overrides, arguments.name, arguments.array, runs_dir)
     stages = stages_of(arguments.task, wanted)
@@ -65,7 +69,8 @@ def print_dry_run(stages: list[Stage], layout: Layout) -> int:
             print(as_yaml(member.experiment))
         if layout.resources is not None:
             roots = [member.run.root for member in stage.members]
-            print(submission.script(roots, layout.resources, name=roots[0].name))
+            for together in [[root] for root in roots] if layout.resources.no_requeue else [roots]:
+                print(submission.script(together, layout.resources, name=together[0].name))
     return 0
 
 
@@ -81,7 +86,7 @@ def print_next_steps(stages: list[Stage]) -> None:
     """Commands to type while the jobs wait and train."""
     first = stages[0].members[0].run.root
     folder = first if len(stages) == 1 else start.chain_folder(stages)
-    print(f"  how far:  {typed(f'runs status {folder}')}")
-    print(f"  output:   {typed(f'runs logs {first} -f')}")
-    print(f"  curves:   {typed(f'runs tensorboard {folder}')}")
-    print(f"  compare:  {typed(f'runs report {folder}')}")
+    print(f"  how far:  {typed('runs status', folder)}")
+    print(f"  output:   {typed('runs logs', first, '-f')}")
+    print(f"  curves:   {typed('runs tensorboard', folder)}")
+    print(f"  compare:  {typed('runs report', folder)}")

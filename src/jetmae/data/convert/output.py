@@ -173,7 +173,7 @@ def _put_back(aside: Path, output: Path) -> None:
 def _files_of_dataset(folder: Path) -> set[str]:
     """Names that a conversion gave: those in the manifest, or all of that kind where it cannot be read any more."""
     try:
-        splits = json.loads((folder / MANIFEST_NAME).read_text())["splits"]
+        splits = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["splits"]
         names = [str(entry["file"]) for entries in splits.values() for entry in entries]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         names = [path.name for path in folder.iterdir()]

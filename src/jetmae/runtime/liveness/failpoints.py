@@ -52,7 +52,7 @@ class Failpoint:
         if self.once is None:
             return True
         try:
-            self.once.open("x").close()
+            self.once.open("x", encoding="utf-8").close()
         except FileExistsError:
             return False
         return True

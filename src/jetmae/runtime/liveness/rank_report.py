@@ -97,7 +97,7 @@ def read_report(logs: Path, kind: str, start: str) -> str | None:
     try:
         names = fnmatch.filter(os.listdir(logs), f"{kind}-{start}-rank-*.txt")
         first, *others = sorted(names, key=lambda name: int(re.findall(r"\d+", name)[-1]))
-        line = (logs / first).read_text(errors="replace").partition("\n")[0]
+        line = (logs / first).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     except (OSError, ValueError):  # ValueError: there is no report
         return None
     return line if not others else f"{line} (and {len(others)} more: {logs}/{kind}-{start}-*)"

@@ -180,7 +180,7 @@ class Rank:
     def _state(self) -> str:
         """R, S, D, T and so on, of its main thread."""
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
         except OSError:
             return "X"
 
