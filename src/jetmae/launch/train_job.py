@@ -44,7 +44,7 @@ def slurm_rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": slurm["SLURM_LOCALID"],
         "WORLD_SIZE": slurm["SLURM_NTASKS"],
         "JETMAE_START": ".".join(start),
-        "JETMAE_HOST": "127.0.0.1" if single_node else slurm["SLURMD_NODENAME"],
+        "JETMAE_HOST": "127.0.0.1" if single_node else slurm.get("JETMAE_HOST") or slurm["SLURMD_NODENAME"],
     }
 
 
