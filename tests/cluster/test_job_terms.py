@@ -1,9 +1,13 @@
 """What a job was submitted with, and from where: a job says what it lacks, and an allocation is not taken for a job."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
+from jetmae.launch import submission
+from jetmae.launch.resources import Resources
 from jetmae.records.json_lines import read_lines
 from tests.cluster.test_templates import sbatch
 from tests.cluster.training import Training
@@ -49,3 +53,31 @@ def test_a_local_run_in_an_allocation_is_no_rank_of_it_and_a_job_from_there_has_
     (inner,) = [job for number, job in jobs.items() if number != outer]
     assert (inner["NumNodes"], inner["NumTasks"], inner["TimeLimit"]) == ("1-1", "1", "00:09:00")
     assert inner["Requeue"] == "1"
+
+
+SHOW_ENVIRONMENT = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
+
+
+def test_ranks_have_the_environment_of_whoever_submits(cluster, tmp_path, monkeypatch):
+    shell = {"SBATCH_EXPORT": "NONE", "SLURM_EXPORT_ENV": "NONE", "NCCL_DEBUG": "INFO", "HDF5_PLUGIN_PATH": "/x"}
+    for name, value in {**cluster.environment, **shell}.items():
+        monkeypatch.setenv(name, value)
+    seen = tmp_path / "environment.json"
+    job = submission.submit_command([sys.executable, "-c", SHOW_ENVIRONMENT, str(seen)], tmp_path, Resources())
+    cluster.wait_for(job, "COMPLETED")
+    found = json.loads(seen.read_text())
+    assert (found["NCCL_DEBUG"], found["HDF5_PLUGIN_PATH"]) == ("INFO", "/x")
+    assert sys.executable.rpartition("/")[0] in found["PATH"].split(":")
+    assert "SBATCH_EXPORT" not in found
+
+
+def test_ranks_of_a_template_have_the_environment_of_its_script_whatever_sbatch_exports(cluster, sample, tmp_path):
+    run = Training(cluster, sample, tmp_path, "bare", "optim.steps=100000")
+    folder = cluster.run(*run._command("--nodes", "1", "--freeze"))
+    exported = f"--export=JETMAE_PYTHON={sys.executable}"
+    run.job_id = sbatch(cluster, "train.sbatch", folder, "--nodes=1", exported)
+    try:
+        rank = Path(f"/proc/{run.await_process(0)}/environ").read_bytes().split(b"\0")
+    finally:
+        cluster.cancel(run.job_id)
+    assert b"JETMAE_LEAD_TIME_S=120" in rank

@@ -15,7 +15,7 @@ import pytest
 from jetmae.doctor import cluster, machine, results, storage
 from jetmae.doctor.dataset import check_dataset
 from jetmae.doctor.job import Outcome, log_tail, read_results
-from jetmae.doctor.ranks import Ask
+from jetmae.doctor.ranks import Ask, variables_that_matter
 from jetmae.doctor.verdict import Verdict, exit_code
 from jetmae.files import write_json
 from jetmae.slurm.cluster_facts import (
@@ -389,6 +389,7 @@ HEALTHY = {
     "code": "abc",
     "shared_memory_mib": 1024.0,
     "data": "0123",
+    "variables_missing": [],
     "scontrol": True,
     "addresses": {"node1": {"address": "10.0.0.1"}, "node2": {"address": "10.0.0.2"}},
     "device": "cuda",
@@ -526,3 +527,18 @@ def test_the_verdict_decides_the_exit_code():
     assert exit_code(fine) == 0
     assert exit_code(bad) == 78
     assert asdict(replace(next(iter(bad)), todo=""))["level"] == "FAILED"
+
+
+def test_an_environment_that_does_not_reach_the_ranks_is_named():
+    assert results.check_variables({0: {**HEALTHY, "node": "node1"}}).level == "ok"
+    lost = results.check_variables(
+        {0: {**HEALTHY, "node": "node1", "variables_missing": ["NCCL_SOCKET_IFNAME", "HDF5_X"]}}
+    )
+    assert lost.level == "FAILED"
+    assert lost.found.startswith("HDF5_X, NCCL_SOCKET_IFNAME not set on ")
+    assert "--export=NONE" in lost.meaning
+
+
+def test_what_matters_of_an_environment():
+    shell = {"NCCL_DEBUG": "INFO", "PATH": "/bin", "HDF5_USE_FILE_LOCKING": "FALSE", "EDITOR": "vi", "PYTHONPATH": "x"}
+    assert variables_that_matter(shell) == ("HDF5_USE_FILE_LOCKING", "NCCL_DEBUG", "PYTHONPATH")

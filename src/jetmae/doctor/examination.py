@@ -14,7 +14,7 @@ from pathlib import Path
 from jetmae.doctor import cluster, machine, storage
 from jetmae.doctor.dataset import check_dataset
 from jetmae.doctor.job import await_job
-from jetmae.doctor.ranks import Ask
+from jetmae.doctor.ranks import Ask, variables_that_matter
 from jetmae.doctor.results import judge
 from jetmae.doctor.verdict import Verdict, failed, has_failed, ok, warning
 from jetmae.errors import JetmaeError
@@ -134,7 +134,14 @@ def examine_job(asked: Examination, resources: Resources, warned_s: dict[str, fl
     """Submit, wait, judge. The folder stays if anything failed: the logs are in it."""
     folder = make_folder(asked.runs_dir / f".doctor-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     data = str(asked.data.resolve()) if asked.data else None
-    question = Ask(asked.num_ranks, resources.gpus_per_node, asked.checkpoint_bytes, JOB_WAIT_S, data)
+    question = Ask(
+        asked.num_ranks,
+        resources.gpus_per_node,
+        asked.checkpoint_bytes,
+        JOB_WAIT_S,
+        data,
+        variables_that_matter(os.environ),
+    )
     question.write(folder)
     job = submit_job(folder, resources)
     say(f"job {job} submitted: {asked.num_ranks} rank(s) on {resources.nodes} node(s)")

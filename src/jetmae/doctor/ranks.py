@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -40,9 +40,16 @@ MAX_WRITE_BYTES = 256 * 2**20  # of a rank's share of a checkpoint; the rest is 
 REDUCE_BYTES = {"cpu": 2**22, "cuda": 2**26}
 REDUCE_REPEATS = 10
 NAMES = 20
+FAMILIES = ("HDF5_", "NCCL_", "GLOO_", "TORCH_", "JETMAE_", "OMP_")  # of variables
+SINGLE = {"LD_LIBRARY_PATH", "PYTHONPATH"}
 GEMM_SIZE = {"cpu": 512, "cuda": 8192}
 PACKAGES = ("jetmae", "torch", "deepspeed")
 Found = dict[str, Any]  # what a rank has written as JSON
+
+
+def variables_that_matter(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of variables that change what ranks do, and that a job should have as the shell that submits it."""
+    return tuple(sorted(name for name in environment if name in SINGLE or name.startswith(FAMILIES)))
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Ask:
     checkpoint_bytes: int
     wait_s: float
     data: str | None = None  # a dataset's folder, which every node should see
+    variables: tuple[str, ...] = ()  # names that are set where the job is submitted, and should be set in it
 
     def write(self, folder: Path) -> None:
         write_json(folder / "ask.json", asdict(self))
@@ -139,6 +147,7 @@ def introduce(context: RankContext, found: Found) -> Found:
         "has_own_gpus": has_own_gpus(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "code": code_digest(),
+        "variables_missing": [name for name in context.asked.variables if name not in os.environ],
         "shared_memory_mib": shared_memory_mib(),
     }
 

@@ -42,6 +42,7 @@ def check_nodes(results: Results, asked: Ask) -> Iterator[Verdict]:
     """What each node is like by itself."""
     checks = {
         "versions": check_versions,
+        "variables_missing": check_variables,
         "scontrol": check_scontrol,
         "addresses": check_names,
         "shared_memory_mib": check_nodes_shared_memory,
@@ -139,6 +140,16 @@ def check_versions(results: Results) -> Verdict:
     listed = "; ".join(f"{versions} on {', '.join(sorted(nodes))}" for versions, nodes in by_version.items())
     meaning = "ranks that run different code hang, or compute different things"
     return failed("versions", listed, meaning, "one environment on shared storage, or the same image on all nodes")
+
+
+def check_variables(results: Results) -> Verdict:
+    """Did what was exported where the job was submitted reach its ranks?"""
+    lost = {name: found["node"] for found in results.values() for name in found["variables_missing"]}
+    if not lost:
+        return ok("environment", "the shell's variables reach the ranks")
+    found = f"{', '.join(sorted(lost))} not set on {', '.join(sorted(set(lost.values())))}"
+    meaning = "ranks run with other settings than this shell: something at the site acts as --export=NONE"
+    return failed("environment", found, meaning, "ask the site for --export=ALL, or set them in ~/.bashrc or a module")
 
 
 def check_scontrol(results: Results) -> Verdict:
