@@ -5,18 +5,15 @@ src/jetmae/config.py, and a preset's command, cost and result once, at the head 
 """
 
 import re
-import sys
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from jetmae import config
+
 PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT / "src"))
-
-from jetmae import config  # noqa: E402  (the site describes the sources beside it, not what is installed)
-
 PRESETS = PROJECT / "src" / "jetmae" / "presets"
 EXPECTATIONS = ("Command", "Cost", "Result")
 SIZES = ("small", "seed")

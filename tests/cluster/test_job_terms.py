@@ -63,7 +63,8 @@ def test_ranks_have_the_environment_of_whoever_submits(cluster, tmp_path, monkey
     for name, value in {**cluster.environment, **shell}.items():
         monkeypatch.setenv(name, value)
     seen = tmp_path / "environment.json"
-    job = submission.submit_command([sys.executable, "-c", SHOW_ENVIRONMENT, str(seen)], tmp_path, Resources())
+    command = [sys.executable, "-c", SHOW_ENVIRONMENT, str(seen)]
+    job = submission.submit_command(command, tmp_path, Resources(), code_of=tmp_path)
     cluster.wait_for(job, "COMPLETED")
     found = json.loads(seen.read_text())
     assert (found["NCCL_DEBUG"], found["HDF5_PLUGIN_PATH"]) == ("INFO", "/x")

@@ -7,6 +7,7 @@ lines, and then a run is not what its pages promise. The job is not changed by i
 import os
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -17,6 +18,8 @@ SIGNAL = re.compile(r"(?P<shell>[BR]{1,2}:)?(?P<name>\w+)(?:@(?P<seconds>\d+))?"
 SUCCESSORS = "JETMAE_SUCCESSORS"  # set where later starts were submitted with this one (launch/successors.py)
 USR2 = {"USR2", "SIGUSR2", "12"}
 DEFAULT_SECONDS = 60  # of --signal
+ACCOUNTING_DELAY_S = 5.0
+POLL_S = 0.5
 
 
 def broken_terms(job: str) -> list[str]:
@@ -51,10 +54,20 @@ def asked_signal(job: str) -> str | None:
 
     What was typed comes first (the site's accounting keeps it), then the variable, then the script.
     """
-    typed = (ask("sacct", "-X", "--noheader", "--parsable2", "--format=SubmitLine", "--jobs", job) or "").splitlines()
+    typed = _typed(job)
     script = ask("scontrol", "write", "batch_script", job, "-") or ""
     lines = "\n".join(re.findall(r"^#SBATCH\s+(.*)$", script, flags=re.MULTILINE))
-    return _option(typed[-1] if typed else "") or os.environ.get("SBATCH_SIGNAL") or _option(lines)
+    return _option(typed) or os.environ.get("SBATCH_SIGNAL") or _option(lines)
+
+
+def _typed(job: str) -> str:
+    """The command that submitted the job. Accounting hears of a job a little later than the job begins."""
+    until_s = time.monotonic() + ACCOUNTING_DELAY_S
+    while True:
+        answer = ask("sacct", "-X", "--noheader", "--parsable2", "--format=SubmitLine", "--jobs", job)
+        if answer is None or answer or time.monotonic() > until_s:  # None: this site has no accounting
+            return (answer or "").strip().rpartition("\n")[2]
+        time.sleep(POLL_S)
 
 
 def _option(line: str) -> str | None:
