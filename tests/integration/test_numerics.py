@@ -18,7 +18,7 @@ FAULTY = "tests.integration.faulty_run"
 
 
 def frozen(sample: Path, runs: Path, *words: str) -> RunFolder:
-    succeed(launch("pretrain", *SETTINGS, *words, f"data.path={sample}", "--name", "run", "--freeze", runs=runs))
+    succeed(launch("pretrain", *SETTINGS, *words, f"data.path={sample}", "--name", "run", "--freeze", "--live-code", runs=runs))
     return RunFolder(runs / "run")
 
 
