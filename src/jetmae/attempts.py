@@ -19,6 +19,7 @@ from jetmae.errors import EXIT_BAD_CONFIG, EXIT_BAD_DATA, EXIT_STOPPED, JetmaeEr
 from jetmae.records.attempts import SILENT_END, AttemptLine, EndLine, StartLine, amend_last_attempt, read_attempts
 from jetmae.records.json_lines import append_line
 from jetmae.run_folder import RunFolder
+from jetmae.runtime.liveness.phases import heartbeat
 from jetmae.runtime.liveness.rank_report import CAUSE, FOLLOWED, await_cause, read_report
 from jetmae.runtime.preemption import StopRequest
 from jetmae.slurm.job import cause_of_earlier_start, cause_of_stop, job_facts, job_id, restart_count
@@ -67,6 +68,7 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
     try:
         yield attempt
     except BaseException as error:
+        heartbeat()  # a peer that hung has just been ended: what follows must not be taken for the hang
         attempt.cause = "cancelled" if isinstance(error, KeyboardInterrupt) else "crashed"
         with suppress(JetmaeError):  # a full disk must not hide why this attempt ends
             end(f"{type(error).__name__}: {error}")

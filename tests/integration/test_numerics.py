@@ -18,7 +18,8 @@ FAULTY = "tests.integration.faulty_run"
 
 
 def frozen(sample: Path, runs: Path, *words: str) -> RunFolder:
-    succeed(launch("pretrain", *SETTINGS, *words, f"data.path={sample}", "--name", "run", "--freeze", "--live-code", runs=runs))
+    live = ("--freeze", "--live-code")  # the faults are planted there
+    succeed(launch("pretrain", *SETTINGS, *words, f"data.path={sample}", "--name", "run", *live, runs=runs))
     return RunFolder(runs / "run")
 
 
