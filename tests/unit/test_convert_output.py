@@ -261,7 +261,7 @@ def sleeper():
 
 
 def partial_folder(tmp_path: Path, process: int, *, host: str = "node7", machine: str | None = None) -> Path:
-    folder = tmp_path / f".out.{host}-{process}.{machine or output_module._machine_code()}.partial"
+    folder = tmp_path / f".out.{host}-{process}.{machine or output_module.machine_code()}.partial"
     folder.mkdir()
     (folder / "train-00000.h5").write_text(TEXT)
     return folder
@@ -297,7 +297,7 @@ def test_a_replaced_dataset_that_a_dead_conversion_left_aside_is_kept_and_named(
     sleeper.kill()
     sleeper.wait()
     convert([source], tmp_path / "out")
-    aside = tmp_path / f".out.{socket.gethostname()}-{sleeper.pid}.{output_module._machine_code()}.old"
+    aside = tmp_path / f".out.{socket.gethostname()}-{sleeper.pid}.{output_module.machine_code()}.old"
     (tmp_path / "out").rename(aside)
     convert([source], tmp_path / "out")
     assert read_manifest(aside).jets("train") == 4

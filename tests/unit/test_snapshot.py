@@ -226,6 +226,14 @@ def test_a_writer_that_is_killed_leaves_no_code_and_the_next_one_clears_up(packa
     assert not list(tmp_path.glob(".code.*"))
 
 
+def test_what_a_process_of_another_container_is_writing_stays(package, tmp_path):
+    """It may live: its number means nothing here, and the host's name may be the same."""
+    theirs = tmp_path / ".code.0123abcd-999999999.partial"
+    theirs.mkdir()
+    write_snapshot(snapshot_of(package, "1"), tmp_path / "code")
+    assert theirs.is_dir()
+
+
 def test_a_second_writer_leaves_the_first_ones_folder(package, frozen):
     before = files_below(frozen)
     (package / "rank.py").write_text("other")

@@ -2,22 +2,24 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from jetmae.process_identity import is_running, machine_code
 
 
 @contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`, and remove it afterwards if it is still there.
 
-    What processes of this machine have left that were killed is removed too.
+    What killed processes of this machine have left is removed too; those of another machine, or of another container,
+    cannot be told from live ones and stay.
     """
-    begin = f".{folder.name}.{socket.gethostname()}-"
+    begin = f".{folder.name}.{machine_code()}-"
     for remains in folder.parent.glob(f"{begin}*.partial"):
         number = remains.name.removeprefix(begin).removesuffix(".partial")
-        if number.isdecimal() and not Path("/proc", number).exists():
+        if number.isdecimal() and not is_running(int(number)):
             shutil.rmtree(remains, ignore_errors=True)
     aside = folder.with_name(f"{begin}{os.getpid()}.partial")
     try:

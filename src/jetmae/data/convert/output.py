@@ -13,7 +13,6 @@ meantime: another conversion, or a person. So nothing is trusted that was seen e
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from jetmae.data.convert.listing import listing
 from jetmae.data.manifest import MANIFEST_NAME
 from jetmae.errors import JetmaeError
 from jetmae.files import fsync, make_folder
-from jetmae.process_identity import is_running, this_machine
+from jetmae.process_identity import is_running, machine_code
 
 SHARD_FILE = r"[A-Za-z][A-Za-z0-9_]*-\d{5,}\.h5"
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # what renaming a folder to a name in use ends in
@@ -207,11 +206,7 @@ def _remove_dataset(folder: Path) -> None:
 
 def _hidden(output: Path, kind: str) -> Path:
     """The name beside `output` that no other process, node or container uses."""
-    return output.with_name(f".{output.name}.{socket.gethostname()}-{os.getpid()}.{_machine_code()}.{kind}")
-
-
-def _machine_code() -> str:
-    return hashlib.sha256(this_machine().encode()).hexdigest()[:8]
+    return output.with_name(f".{output.name}.{socket.gethostname()}-{os.getpid()}.{machine_code()}.{kind}")
 
 
 def _clear_remains(output: Path) -> None:
@@ -226,7 +221,7 @@ def _clear_remains(output: Path) -> None:
         if not match:
             continue
         host, process, machine, kind = match.groups()
-        is_ours = machine == _machine_code()
+        is_ours = machine == machine_code()
         if is_ours and is_running(int(process)):
             raise JetmaeError(
                 f"another conversion to {output} is at work (process {process}, in {path.name}): wait for it, or"
