@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jetmae.errors import JetmaeError
 from jetmae.presets import FOLDER, TASKS, preset_names
 
+Target = Literal["pixels", "log_sums", "tweedie_sums", "occupancy", "raw_sums", "signed_sums", "hits_and_values"]
 RANDOM = "random"  # probe only: init_from=random is the control without pretraining
 
 
@@ -39,12 +40,29 @@ class Data(Section):
     train_split: str | None = Field(None, description="default: to pretrain unlabelled_train if it exists, else train")
     validation_split: str | None = Field(None, description="chooses the best weights; default as for train_split")
     test_split: str | None = Field(None, description="looked at once, at the end; default as for train_split")
-    transform: Literal["none", "asinh", "log"] = Field("none", description="value transform before the z-score")
+    transform: Literal["none", "asinh", "log"] = Field("none", description="value transform; see normalisation.py")
+    crop_patches: float | None = Field(
+        None, gt=0, description="classifiers read only patches this near, in patches, to the image's centre; null: all"
+    )
     train_jets: int | None = Field(None, ge=1, description="use this many training jets only (few labels); null: all")
     evaluation_jets: int | None = Field(
         None, ge=1, description="score this many jets of a split, chosen at random but always the same; null: all"
     )
     verify_hashes: bool = Field(False, description="read and hash all shards at each start, divided among the ranks")
+
+
+class Augment(Section):
+    """Random changes of training jets that leave the physics alone: the same for fine-tuning and scratch."""
+
+    flips: bool = Field(
+        False, description="mirror in eta and in phi, each for half of the jets, signs of d0, dz with it"
+    )
+    shift_patches: int = Field(
+        0, ge=0, description="shift by up to so many patches in eta and phi; what enters is empty"
+    )
+    drop_tokens: float = Field(
+        0.0, ge=0, lt=1, description="fraction of a jet's patches that a classifier does not see"
+    )
 
 
 class Model(Section):
@@ -58,6 +76,9 @@ class Model(Section):
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="stochastic depth: how often the last block is left out; earlier ones less"
     )
+    tokens: Literal["all", "occupied"] = Field(
+        "all", description="patches that the encoder reads: all, or those with a value in them"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,12 +86,40 @@ class Model(Section):
         return self
 
 
+class Mask(Section):
+    """One way to hide parts of a jet; see tasks/masking.py."""
+
+    kind: Literal["patches", "patch_groups", "groups"] = Field(
+        description="whole patches; channel groups of single patches; whole groups, and some patches of the others"
+    )
+    ratio: float = Field(0.75, gt=0, lt=1, description="fraction of the patches that is hidden")
+    probability: float = Field(1.0, gt=0, description="how often, as a share of all masks' probabilities")
+
+
 class Reconstruct(Section):
     """The pretraining task: the decoder, and what is hidden and compared."""
 
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="fraction of the patches that is hidden")
+    masks: tuple[Mask, ...] | None = Field(
+        None, min_length=1, description="one is drawn for each jet; null: patches with mask_ratio"
+    )
+    groups: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="channels that masks hide together, by name; null: all channels are one group"
+    )
+    targets: dict[Target, float] | None = Field(
+        None, description="what is predicted, with the weight of each loss; null: pixels, weight 1"
+    )
+    mean_image_offset: bool = Field(False, description="predict the difference from the mean training image")
+    observables_weight: float = Field(
+        0.0, ge=0, description="weight of a step that regresses hand-made jet observables from the whole jet; 0: off"
+    )
+    observables_every: int = Field(3, ge=2, description="every so many steps is one of those")
     norm_pix_loss: bool = Field(False, description="compare with patches brought to mean 0 and variance 1 one by one")
     channel_weights: tuple[float, ...] | None = Field(None, description="loss weight per channel; null: equal")
+    decoder: Literal["attention", "attention-local", "conv"] = Field(
+        "attention",
+        description="the seed's; with a learned penalty on distance; ConvNeXt blocks on the grid of patches",
+    )
     decoder_dim: int = Field(512, ge=4, description="width of a decoder token")
     decoder_depth: int = Field(4, ge=1, description="decoder blocks")
     decoder_heads: int = Field(1, ge=1, description="attention heads of the decoder")
@@ -86,7 +135,12 @@ class Reconstruct(Section):
 class Classify(Section):
     """The supervised tasks."""
 
-    pooling: Literal["mean", "cls", "patch_mean"] = Field("mean", description="tokens to features")
+    pooling: Literal["mean", "cls", "patch_mean", "annuli", "energy"] = Field(
+        "mean", description="tokens to features; see model/classifier.py"
+    )
+    normalise_features: bool = Field(
+        False, description="scale features by the training jets' mean and standard deviation before the head"
+    )
 
 
 class Optim(Section):
@@ -163,6 +217,7 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="of everything random: initial weights, order of the jets, masks")
     init_from: str | None = Field(None, description="run whose best weights to start from; finetune and probe need it")
     data: Data = Data()
+    augment: Augment = Augment()
     model: Model = Model()
     reconstruct: Reconstruct | None = None
     classify: Classify | None = None
@@ -205,13 +260,32 @@ FREE_ON_RESUME = frozenset(
     log.every_steps log.pictures_epochs log.checkpoint_steps log.keep_checkpoints optim.max_skipped_steps""".split()  # noqa: SIM905
 )
 
+ADDED_LATER: dict[str, object] = {
+    "data.crop_patches": None,
+    "augment.flips": False,
+    "augment.shift_patches": 0,
+    "augment.drop_tokens": 0.0,
+    "model.tokens": "all",
+    "reconstruct.masks": None,
+    "reconstruct.groups": None,
+    "reconstruct.targets": None,
+    "reconstruct.mean_image_offset": False,
+    "reconstruct.observables_weight": 0.0,
+    "reconstruct.observables_every": 3,
+    "reconstruct.decoder": "attention",
+    "classify.normalise_features": False,
+}
+"""Settings that version 0.1.0 did not have, with what it did. So a run of that version keeps its identity."""
+
 
 def identity_of(experiment: Experiment) -> dict[str, object]:
     """Dotted settings that make two starts the same experiment.
 
     The others say where and how it is computed, and may differ from start to start.
     """
-    return {key: value for key, value in _flat(experiment.model_dump(mode="json")).items() if key not in FREE_ON_RESUME}
+    settings = _flat(experiment.model_dump(mode="json"))
+    added = {key for key, value in ADDED_LATER.items() if settings.get(key, value) == value}
+    return {key: value for key, value in settings.items() if key not in FREE_ON_RESUME | added}
 
 
 def experiment_fingerprint(experiment: Experiment) -> str:
