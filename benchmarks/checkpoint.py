@@ -26,7 +26,9 @@ from jetmae.checkpoint.train_state import TrainState
 from jetmae.engine.backend import Backend, join_process_group
 from jetmae.engine.optim import parameter_groups
 from jetmae.files import fsync
-from jetmae.model.mae import MaskedAutoencoder, reconstruction_loss
+from jetmae.model.mae import MaskedAutoencoder, View, reconstruction_loss
+from jetmae.model.patches import channel_last, patchify, split_patches, take_patches
+from jetmae.model.tokens import Tokens
 from jetmae.records.timeline import SaveLine, TimelineLine
 from jetmae.runtime.rendezvous import meet
 from jetmae.runtime.world import World
@@ -133,8 +135,10 @@ def train_step(backend: Backend, checkpoints: Checkpoints) -> None:
 
 
 def loss_of(network: nn.Module, batch: Images) -> Tensor:
-    prediction, target, _ = network(batch.images_BCHW, batch.noise_BL, 0.75)
-    return reconstruction_loss(prediction, target, norm_pix_loss=False, channel_weights_C=None)
+    patches_BLP = patchify(batch.images_BCHW, 5)
+    kept_BK, masked_BM = split_patches(batch.noise_BL, 0.75)
+    target_BMP = channel_last(take_patches(patches_BLP, masked_BM), 8)
+    return reconstruction_loss(network(patches_BLP, View(Tokens(kept_BK), masked_BM)), target_BMP)
 
 
 def print_result(seconds: dict[str, list[list[float]]], step_s: float, num_parameters: int) -> None:

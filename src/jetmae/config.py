@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jetmae.errors import JetmaeError
 from jetmae.presets import FOLDER, TASKS, preset_names
 
-Target = Literal["pixels", "log_sums", "tweedie_sums", "occupancy", "raw_sums", "signed_sums", "hits_and_values"]
+Target = Literal["pixels", "log_sums", "tweedie_sums", "occupancy", "raw_sums", "signed_sums"]
 RANDOM = "random"  # probe only: init_from=random is the control without pretraining
 
 
@@ -127,6 +127,9 @@ class Reconstruct(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _require_divides("reconstruct.decoder", self.decoder_dim, self.decoder_heads)
+        by_group = [mask.kind for mask in self.masks or () if mask.kind != "patches"]
+        if by_group and len(self.groups or ()) < 2:
+            raise ValueError(f"reconstruct.masks has kind {by_group[0]}: expected reconstruct.groups with two or more")
         if self.channel_weights is not None and (min(self.channel_weights) < 0 or sum(self.channel_weights) <= 0):
             raise ValueError(f"channel_weights {self.channel_weights}: expected weights >= 0 with a positive sum")
         return self
@@ -141,6 +144,18 @@ class Classify(Section):
     normalise_features: bool = Field(
         False, description="scale features by the training jets' mean and standard deviation before the head"
     )
+    head_from_probe: bool = Field(
+        False, description="begin with the head of a logistic regression on the encoder's first features"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head_from_probe and (not self.normalise_features or self.pooling == "patch_mean"):
+            raise ValueError(
+                f"classify.head_from_probe=true with classify.normalise_features={self.normalise_features} and"
+                f" classify.pooling={self.pooling}: expected normalise_features=true, and a pooling with a linear head"
+            )
+        return self
 
 
 class Optim(Section):
@@ -274,6 +289,7 @@ ADDED_LATER: dict[str, object] = {
     "reconstruct.observables_every": 3,
     "reconstruct.decoder": "attention",
     "classify.normalise_features": False,
+    "classify.head_from_probe": False,
 }
 """Settings that version 0.1.0 did not have, with what it did. So a run of that version keeps its identity."""
 

@@ -109,7 +109,7 @@ class Run:
         self.normalisation = normalisation_of(experiment, self.plan, initial)
         images = image_maker(self.plan, self.datasets, self.normalisation, world.device)
         torch.manual_seed(experiment.seed)  # for the initial weights only: nothing later draws from this generator
-        self.task: Task = make_task(experiment, TaskContext(images, world), self.plan.manifest.channels)
+        self.task: Task = make_task(experiment, task_context(experiment, self.plan, images, world))
         if initial:
             load_encoder(self.task.encoder, initial[0])
         self.num_parameters = sum(p.numel() for p in self.task.network.parameters())  # before ZeRO 3 takes them apart
@@ -274,6 +274,21 @@ def image_maker(
         device,
         tower_size=manifest.tower_size,
         tower_channels=tuple(sorted(towers)),
+    )
+
+
+def task_context(experiment: Experiment, plan: Plan, images: ImageMaker, world: World) -> TaskContext:
+    """What the task has to know of its surroundings."""
+    manifest = plan.manifest
+    log = normalisation_of_split(manifest, plan.train_split, "log")
+    pixels_of_value = [manifest.tower_size**2 if c in images.tower_channels else 1 for c in range(len(log.scale))]
+    return TaskContext(
+        images,
+        world,
+        channels=manifest.channels,
+        units=manifest.units,
+        patch_size=experiment.model.patch_size,
+        sum_scale_C=tuple(scale * pixels for scale, pixels in zip(log.scale, pixels_of_value, strict=True)),
     )
 
 

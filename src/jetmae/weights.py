@@ -110,8 +110,9 @@ def check_fits(info: WeightsInfo, model: dict[str, Any], manifest: Manifest, *, 
         JetmaeError: names every setting of the model that differs, or how the images do.
     """
     ignored = "drop_path"  # a regulariser, not a shape
-    different = [key for key in model if key != ignored and model[key] != info.model.get(key)]
+    trained = {"tokens": "all", **info.model}  # version 0.1.0 read all patches, and does not say so
+    different = [key for key in model if key != ignored and model[key] != trained.get(key)]
     if different:
-        listed = ", ".join(f"model.{key} is {info.model.get(key)}, configured {model[key]}" for key in different)
+        listed = ", ".join(f"model.{key} is {trained.get(key)}, configured {model[key]}" for key in different)
         raise JetmaeError(f"{path} has another architecture: {listed}; give the same settings as the pretrain run")
     check_same_images(info, manifest, where=str(path))

@@ -4,9 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from jetmae.model.classifier import POOLINGS, Classifier, LinearProbe
-from jetmae.model.mae import MaskedAutoencoder, reconstruction_loss
-from jetmae.model.patches import channel_first, channel_last, patchify, sincos_positions, split_patches, unpatchify
+from jetmae.model.classifier import Classifier, LinearProbe
+from jetmae.model.mae import MaskedAutoencoder, View, reconstruction_loss
+from jetmae.model.patches import (
+    channel_first,
+    channel_last,
+    patchify,
+    sincos_positions,
+    split_patches,
+    take_patches,
+    unpatchify,
+)
+from jetmae.model.tokens import Tokens
 from jetmae.model.vit import Encoder, drop_paths, set_drop_path_noise
 
 SHAPE = (8, 125, 125)
@@ -47,6 +56,17 @@ def seed_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+POOLINGS = ("mean", "cls", "patch_mean", "annuli")
+
+
+def masked(network, images, noise):
+    """Prediction and target of the hidden three quarters of the patches, and which they are."""
+    patches = patchify(images, 5)
+    kept, hidden = split_patches(noise, 0.75)
+    target = channel_last(take_patches(patches, hidden), images.shape[1])
+    return network(patches, View(Tokens(kept), hidden)), target, hidden
+
+
 def tiny_mae(**more) -> MaskedAutoencoder:
     torch.manual_seed(0)
     return MaskedAutoencoder(SHAPE, **TINY, **TINY_DECODER, **more)
@@ -58,16 +78,16 @@ def test_seed_preset_has_the_seeds_names_and_shapes_and_takes_a_step():
     experiment = load_experiment("pretrain", "seed", [])
     names = ("decoder_dim", "decoder_depth", "decoder_heads")
     decoder = {name: getattr(experiment.reconstruct, name) for name in names}
-    network = MaskedAutoencoder(SHAPE, **experiment.model.model_dump(), **decoder)
+    network = MaskedAutoencoder(SHAPE, **experiment.model.model_dump(exclude={"tokens"}), **decoder)
     assert {name: tuple(weight.shape) for name, weight in network.state_dict().items()} == seed_shapes()
     network.load_state_dict({name: torch.zeros(shape) for name, shape in seed_shapes().items()}, strict=True)
 
-    network = MaskedAutoencoder(SHAPE, **experiment.model.model_dump(), **decoder)
+    network = MaskedAutoencoder(SHAPE, **experiment.model.model_dump(exclude={"tokens"}), **decoder)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     images, noise = torch.randn(1, *SHAPE), torch.rand(1, 625)
     losses = []
     for _ in range(2):
-        loss = reconstruction_loss(*network(images, noise, 0.75)[:2])
+        loss = reconstruction_loss(*masked(network, images, noise)[:2])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -115,7 +135,7 @@ def test_loss_and_gradients_are_those_of_the_published_algorithm(norm_pix_loss):
     expected.backward()
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.requires_grad}
     network.zero_grad()
-    loss = reconstruction_loss(*network(images, noise, 0.75)[:2], norm_pix_loss=norm_pix_loss)
+    loss = reconstruction_loss(*masked(network, images, noise)[:2], norm_pix_loss=norm_pix_loss)
     loss.backward()
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -127,9 +147,9 @@ def test_loss_and_gradients_are_those_of_the_published_algorithm(norm_pix_loss):
 
 def test_only_hidden_pixels_enter_the_loss():
     network, images, noise = tiny_mae(), torch.randn(1, *SHAPE), torch.rand(1, 625)
-    prediction, target, masked = network(images, noise, 0.75)
+    prediction, target, ids = masked(network, images, noise)
     kept, hidden = split_patches(noise, 0.75)
-    assert torch.equal(masked, hidden)
+    assert torch.equal(ids, hidden)
     assert target.shape == prediction.shape == (1, 469, 200)
     assert sorted([*kept[0].tolist(), *hidden[0].tolist()]) == list(range(625))
     assert torch.equal(channel_first(target, 8), patchify(images, 5)[:, hidden[0]])
@@ -168,25 +188,33 @@ def test_drop_path_takes_its_noise_from_outside():
     assert len(layers) == 2  # both branches of the second block; the first has rate 0
     images, noise = torch.randn(2, *SHAPE), torch.rand(2, 625)
     set_drop_path_noise(network, torch.zeros(2, 2))
-    dropped = network(images, noise, 0.75)[0]
+    dropped = masked(network, images, noise)[0]
     set_drop_path_noise(network, torch.ones(2, 2))
-    kept = network(images, noise, 0.75)[0]
+    kept = masked(network, images, noise)[0]
     assert not torch.allclose(dropped, kept)
     set_drop_path_noise(network, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
-    mixed = network(images, noise, 0.75)[0]
+    mixed = masked(network, images, noise)[0]
     assert torch.allclose(mixed[0], dropped[0], atol=1e-6)
     assert torch.allclose(mixed[1], kept[1], atol=1e-6)
     network.eval()
-    assert torch.equal(network(images, noise, 0.75)[0], network(images, noise, 0.75)[0])
+    assert torch.equal(masked(network, images, noise)[0], masked(network, images, noise)[0])
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_classifier_pools_what_its_name_says(pooling):
-    network = Classifier(Encoder(SHAPE, **TINY), patch_size=5, pooling=pooling)
+    network = Classifier(Encoder(SHAPE, **TINY), grid=(25, 25), patch_size=5, pooling=pooling, normalise_features=False)
     images = torch.randn(2, *SHAPE)
     tokens = network.encoder(patchify(images, 5))
-    by_hand = {"cls": tokens[:, 0], "mean": tokens[:, 1:].mean(1), "patch_mean": tokens[:, 1:].mean(2)}
-    assert torch.allclose(network.features(images), by_hand[pooling])
+    radius = torch.hypot(*torch.meshgrid(*[torch.arange(25.0) - 12] * 2, indexing="ij")).flatten()
+    rings = [(radius > low) & (radius <= high) for low, high in ((-1, 2.1), (2.1, 5), (5, 9), (9, 99))]
+    averages = [tokens[:, 1:][:, ring].mean(1) for ring in rings]
+    by_hand = {
+        "cls": tokens[:, 0],
+        "mean": tokens[:, 1:].mean(1),
+        "patch_mean": tokens[:, 1:].mean(2),
+        "annuli": torch.cat([*averages, tokens[:, 0]], dim=1),
+    }
+    assert torch.allclose(network.features(images), by_hand[pooling], atol=1e-6)
     assert network.num_features == by_hand[pooling].shape[1]
     assert network(images).shape == (2,)
 
@@ -195,7 +223,7 @@ def test_classifier_pools_what_its_name_says(pooling):
 def test_an_untrained_encoder_learns_but_for_patch_mean(pooling):
     """Why no preset pools as the seed did: its features are 0 there, and so is the encoder's gradient."""
     torch.manual_seed(0)
-    network = Classifier(Encoder(SHAPE, **TINY), patch_size=5, pooling=pooling)
+    network = Classifier(Encoder(SHAPE, **TINY), grid=(25, 25), patch_size=5, pooling=pooling, normalise_features=False)
     images = torch.randn(4, *SHAPE)
     network(images).sum().backward()
     gradient = next(p.grad for name, p in network.encoder.named_parameters() if name.startswith("patch_embed"))

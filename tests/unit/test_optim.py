@@ -28,7 +28,7 @@ def test_warm_restarts_equal_torchs_scheduler():
 
 def classifier() -> Classifier:
     encoder = Encoder((8, 25, 25), patch_size=5, dim=16, depth=3, heads=2, mlp_ratio=2.0)
-    return Classifier(encoder, patch_size=5, pooling="mean")
+    return Classifier(encoder, grid=(25, 25), patch_size=5, pooling="mean", normalise_features=False)
 
 
 def lr_scales(network, layer_decay) -> dict[str, float]:

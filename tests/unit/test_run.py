@@ -169,8 +169,8 @@ def test_a_jet_is_judged_by_its_own_features(sample, tmp_path):
     (run,) = probes_with_features(sample, tmp_path, ranks=1)
     for split in run.datasets:
         for batch in run.batches.of_split(split, limit=20):
-            _, images = run.task.context.dense(batch, run.task.classifier)
-            expected = run.task.network(run.task.classifier.features(images))
+            jets = run.task.context.look(batch, run.task.classifier)
+            expected = run.task.network(run.task.classifier.features(*run.task.region(jets)))
             assert torch.allclose(run.task.logits(run.task.network, batch), expected, atol=1e-6)
 
 

@@ -7,13 +7,21 @@ visible tokens stay in front and the masked ones behind, each with its position,
 Shapes: B batch, C channels, L patches, K kept, M masked, P = C * p * p values of a patch, D width.
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from jetmae.model.patches import channel_last, patchify, sincos_positions, split_patches, take_patches
+from jetmae.model.decoders import ConvDecoder, LocalAttentionDecoder
+from jetmae.model.patches import sincos_positions, take_patches
 from jetmae.model.timm_blocks import LAYER_NORM_EPS, transformer_block
+from jetmae.model.tokens import Tokens
 from jetmae.model.vit import Encoder, initialise
+
+OBSERVABLES_HIDDEN = 128
+FIRST_DEVIATION = 0.05  # of the last layer's initial weights, where a prediction has an offset
 
 
 class Decoder(nn.Module):
@@ -33,21 +41,46 @@ class Decoder(nn.Module):
         initialise(self)
 
     def forward(
-        self, tokens_BKD: Float[Tensor, "B tokens D"], kept_BK: Int[Tensor, "B K"], masked_BM: Int[Tensor, "B M"]
+        self, tokens_BKD: Float[Tensor, "B tokens D"], tokens: Tokens, asked_BM: Int[Tensor, "B M"] | None
     ) -> Float[Tensor, "B M P"]:
-        """From encoder tokens (B, 1 + K, D), cls first, to the masked patches (B, M, P), ordered (p, p, C)."""
+        """From encoder tokens (B, 1 + K, D), cls first, to the patches that are asked for, or to all of them.
+
+        Values are ordered (p, p, C).
+        """
         positions_BLD = self.decoder_pos_embed.expand(len(tokens_BKD), -1, -1)
-        with_cls_BK = torch.cat([torch.zeros_like(kept_BK[:, :1]), kept_BK + 1], dim=1)
+        if asked_BM is None:
+            asked_BM = torch.arange(positions_BLD.shape[1] - 1, device=tokens_BKD.device).expand(len(tokens_BKD), -1)
+        with_cls_BK = torch.cat([torch.zeros_like(tokens.kept_BK[:, :1]), tokens.kept_BK + 1], dim=1)
         visible_BKD = self.decoder_embed(tokens_BKD) + take_patches(positions_BLD, with_cls_BK)
-        hidden_BMD = self.mask_token + take_patches(positions_BLD, masked_BM + 1)
+        hidden_BMD = self.mask_token + take_patches(positions_BLD, asked_BM + 1)
         tokens_BLD = torch.cat([visible_BKD, hidden_BMD], dim=1)
+        mask = tokens.attention_mask()
+        if mask is not None:
+            mask = F.pad(mask, (0, asked_BM.shape[1]), value=True)
         for block in self.decoder_blocks:
-            tokens_BLD = block(tokens_BLD)
+            tokens_BLD = block(tokens_BLD, attn_mask=mask)
         prediction_BMP: Tensor = self.decoder_pred(self.decoder_norm(tokens_BLD[:, with_cls_BK.shape[1] :]))
         return prediction_BMP
 
 
+@dataclass(frozen=True)
+class View:
+    """What an encoder sees of a batch, and what is asked of the decoder.
+
+    `asked_BM` are the ids of the patches to predict, None: all. `hidden_BKG` says of each token which groups of
+    channels are hidden in it, None: none.
+    """
+
+    tokens: Tokens
+    asked_BM: Int[Tensor, "B M"] | None = None
+    hidden_BKG: Bool[Tensor, "B K G"] | None = None
+
+
 class MaskedAutoencoder(nn.Module):
+    """Encoder and decoder, and, where they are asked for, a vector for each hidden group and a head for observables."""
+
+    offset_LP: Tensor
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -61,10 +94,23 @@ class MaskedAutoencoder(nn.Module):
         decoder_depth: int,
         decoder_heads: int,
         drop_path: float = 0.0,
+        decoder: str = "attention",
+        patch_values: int | None = None,
+        groups: int = 0,
+        has_offset: bool = False,
+        observables: int = 0,
     ):
+        """Random weights; the additions to the seed are off.
+
+        Args:
+            patch_values: numbers predicted of each patch; None: its pixels.
+            groups: of channels that masks may hide in a patch; 0: only whole patches are hidden.
+            has_offset: something known is added to the prediction, see `set_offset`.
+            observables: numbers regressed from the whole jet; 0: none.
+        """
         super().__init__()
         channels, height, width = image_shape
-        self.patch_size = patch_size
+        grid, patch_values = (height // patch_size, width // patch_size), patch_values or channels * patch_size**2
         self.encoder = Encoder(
             image_shape,
             patch_size=patch_size,
@@ -74,31 +120,62 @@ class MaskedAutoencoder(nn.Module):
             mlp_ratio=mlp_ratio,
             drop_path=drop_path,
         )
-        self.decoder = Decoder(
+        self.decoder = {"conv": ConvDecoder, "attention-local": LocalAttentionDecoder, "attention": Decoder}[decoder](
             dim,
-            grid=(height // patch_size, width // patch_size),
-            patch_values=channels * patch_size**2,
+            grid=grid,
+            patch_values=patch_values,
             dim=decoder_dim,
             depth=decoder_depth,
             heads=decoder_heads,
             mlp_ratio=mlp_ratio,
         )
+        self.has_offset = has_offset
+        if has_offset:
+            self.register_buffer("offset_LP", torch.zeros(grid[0] * grid[1], patch_values))
+        self.hidden_groups = nn.Parameter(torch.zeros(groups, dim)) if groups else None
+        self.observables_head = observables_head(dim, observables) if observables else None
 
     def forward(
-        self, images_BCHW: Float[Tensor, "B C H W"], mask_noise_BL: Float[Tensor, "B L"], mask_ratio: float
-    ) -> tuple[Float[Tensor, "B M P"], Float[Tensor, "B M P"], Int[Tensor, "B M"]]:
-        """Predict what is hidden.
+        self, patches_BLP: Float[Tensor, "B L P"], view: View, *, regress: bool = False
+    ) -> Float[Tensor, "B M values"] | Float[Tensor, "B F"]:
+        """The asked patches (B, M, values), in the order of the target; or, to `regress`, observables (B, F)."""
+        added_BKD = None
+        if view.hidden_BKG is not None and self.hidden_groups is not None:
+            added_BKD = view.hidden_BKG.to(self.hidden_groups.dtype) @ self.hidden_groups
+        tokens_BKD = self.encoder(patches_BLP, view.tokens, added_BKD)
+        if regress and self.observables_head is not None:
+            observables_BF: Tensor = self.observables_head(cls_and_mean(tokens_BKD, view.tokens))
+            return observables_BF
+        prediction_BMP: Tensor = self.decoder(tokens_BKD, view.tokens, view.asked_BM)
+        if self.has_offset:
+            offset = self.offset_LP if view.asked_BM is None else self.offset_LP[view.asked_BM]
+            prediction_BMP = prediction_BMP + offset
+        return prediction_BMP
 
-        Returns:
-            prediction (B, M, P) and target (B, M, P) of the masked patches, values ordered (p, p, C), and the ids of
-            the masked patches (B, M).
-        """
-        patches_BLP = patchify(images_BCHW, self.patch_size)
-        kept_BK, masked_BM = split_patches(mask_noise_BL, mask_ratio)
-        tokens_BKD = self.encoder(patches_BLP, kept_BK)
-        prediction_BMP = self.decoder(tokens_BKD, kept_BK, masked_BM)
-        target_BMP = channel_last(take_patches(patches_BLP, masked_BM), images_BCHW.shape[1])
-        return prediction_BMP, target_BMP, masked_BM
+    def set_offset(self, offset_LP: Float[Tensor, "L P"]) -> None:
+        """What is added to every prediction. The last layer begins small, so that training begins near this."""
+        self.offset_LP.copy_(offset_LP)
+        with torch.no_grad():
+            self.decoder.get_parameter("decoder_pred.weight").mul_(FIRST_DEVIATION)
+
+
+def observables_head(dim: int, observables: int) -> nn.Module:
+    """From cls and the mean of the patch tokens (2 * dim) to observables."""
+    head = nn.Sequential(
+        nn.LayerNorm(2 * dim),
+        nn.Linear(2 * dim, OBSERVABLES_HIDDEN),
+        nn.GELU(),
+        nn.Linear(OBSERVABLES_HIDDEN, observables),
+    )
+    initialise(head)
+    return head
+
+
+def cls_and_mean(tokens_BKD: Float[Tensor, "B tokens D"], tokens: Tokens) -> Float[Tensor, "B F"]:
+    """The cls token and the mean of the real patch tokens, (B, 2 * D)."""
+    weights_BK = tokens.weights().to(tokens_BKD.dtype)
+    sum_BD = (tokens_BKD[:, 1:] * weights_BK[..., None]).sum(dim=1)
+    return torch.cat([tokens_BKD[:, 0], sum_BD / weights_BK.sum(dim=1, keepdim=True).clamp(min=1)], dim=1)
 
 
 def reconstruction_loss(

@@ -5,11 +5,12 @@ Shapes: B batch, L patches, K kept patches, P values of a patch, D width.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jetmae.model.patches import sincos_positions, take_patches
 from jetmae.model.timm_blocks import LAYER_NORM_EPS, DropPath, transformer_block
+from jetmae.model.tokens import Tokens
 
 
 class PatchProjection(nn.Conv2d):
@@ -58,17 +59,26 @@ class Encoder(nn.Module):
         initialise(self)
 
     def forward(
-        self, patches_BLP: Float[Tensor, "B L P"], kept_BK: Int[Tensor, "B K"] | None = None
+        self,
+        patches_BLP: Float[Tensor, "B L P"],
+        tokens: Tokens | None = None,
+        added_BKD: Float[Tensor, "B K D"] | None = None,
     ) -> Float[Tensor, "B tokens D"]:
-        """Tokens (B, 1 + K, D), cls first, of the kept patches, or of all (B, 1 + L, D)."""
+        """Tokens (B, 1 + K, D), cls first, of the kept patches, or of all (B, 1 + L, D).
+
+        `added_BKD` is added to the embedded patches: what there is to say of them beside their values.
+        """
         positions_BLD = self.pos_embed[:, 1:].expand(len(patches_BLP), -1, -1)
-        if kept_BK is not None:
-            patches_BLP, positions_BLD = (take_patches(x, kept_BK) for x in (patches_BLP, positions_BLD))
+        if tokens is not None:
+            patches_BLP, positions_BLD = (take_patches(x, tokens.kept_BK) for x in (patches_BLP, positions_BLD))
         tokens_BLD = self.patch_embed(patches_BLP) + positions_BLD
+        if added_BKD is not None:
+            tokens_BLD = tokens_BLD + added_BKD
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches_BLP), -1, -1)
         tokens_BLD = torch.cat([cls_B1D, tokens_BLD], dim=1)
+        attention_mask = None if tokens is None else tokens.attention_mask()
         for block in self.blocks:
-            tokens_BLD = block(tokens_BLD)
+            tokens_BLD = block(tokens_BLD, attn_mask=attention_mask)
         normed_BLD: Tensor = self.norm(tokens_BLD)
         return normed_BLD
 

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from jetmae.config import Classify, Experiment
 from jetmae.data.batch import Batch
+from jetmae.data.rank_batches import RankBatches
 from jetmae.engine.optim import parameter_groups
 from jetmae.metrics import accuracy, auc
 from jetmae.model.classifier import Classifier
 from jetmae.model.vit import Encoder, drop_paths, set_drop_path_noise
+from jetmae.runtime.liveness.phases import with_phases
+from jetmae.tasks.features import features_of, fit_head
+from jetmae.tasks.region import Region
 from jetmae.tasks.task import Columns, Metrics, Task, TaskContext
 
 
@@ -28,40 +32,66 @@ class ClassificationTask(Task):
 
     def __init__(self, experiment: Experiment, context: TaskContext):
         self.experiment, self.context = experiment, context
+        self.settings = experiment.classify or Classify()
+        self.region = Region(experiment, context)
         self.network = self.make_network()
         self.encoder = self.network.encoder
-        self.noise_columns = len(drop_paths(self.network))
+        self.augmentation = context.augmentation(experiment.augment)
+        dropped = self.region.num_patches if experiment.augment.drop_tokens else 0
+        self.noise_parts = (len(drop_paths(self.network)), self.augmentation.noise_columns, dropped)
+        self.noise_columns = sum(self.noise_parts)
 
     def make_network(self) -> Classifier:
-        return make_classifier(self.experiment, self.context.image_shape)
+        return make_classifier(self.experiment, self.context)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         optim = self.experiment.optim
         return parameter_groups(self.network, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay)
 
+    def prepare(self, batches: RankBatches) -> None:
+        """Scale the features of the head, and give it a first guess: a logistic regression on what the encoder says."""
+        if not self.settings.normalise_features:
+            return
+        split = batches.train_split
+        jets = with_phases(self.context.world.each(batches.of_split(split)), "features")
+        _, features_NF, label_N = features_of(self.context, self.network, self.region, jets, batches.ids(split))
+        self.network.set_statistics(features_NF)
+        if self.settings.head_from_probe:
+            scaled_NF = self.network.scaled(features_NF.to(self.context.world.device)).cpu().numpy()
+            head = fit_head(scaled_NF, label_N.numpy())
+            self.network.set_head(*self.context.world.gather(head)[0])  # rank 0's: processors may round differently
+
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         batch = batch.to(self.context.world.device)
-        set_drop_path_noise(self.network, batch.noise_BN)
-        return F.binary_cross_entropy_with_logits(self.logits(network, batch), labels_of(batch))
+        path_noise_BN, change_noise_BN, token_noise_BN = batch.noise_BN.split(self.noise_parts, dim=1)
+        set_drop_path_noise(self.network, path_noise_BN)
+        jets = self.context.look(batch, network, lambda pixels: self.augmentation(pixels, change_noise_BN))
+        logits_B = network(*self.region(jets, token_noise_BN if token_noise_BN.shape[1] else None)).float()
+        return F.binary_cross_entropy_with_logits(logits_B, labels_of(batch))
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Metrics, Columns]:
         return evaluate_classifier(self.context, batches, lambda batch: self.logits(network, batch))
 
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """(B,) float32."""
-        _, images_BCHW = self.context.dense(batch, network)
-        logits_B: Tensor = network(images_BCHW)
+        logits_B: Tensor = network(*self.region(self.context.look(batch, network)))
         return logits_B.float()
 
     def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
         return predictions(per_jet)
 
 
-def make_classifier(experiment: Experiment, image_shape: tuple[int, int, int]) -> Classifier:
+def make_classifier(experiment: Experiment, context: TaskContext) -> Classifier:
     """The encoder and the head of an experiment, untrained."""
     settings = experiment.classify or Classify()
-    encoder = Encoder(image_shape, **experiment.model.model_dump())
-    return Classifier(encoder, patch_size=experiment.model.patch_size, pooling=settings.pooling)
+    encoder = Encoder(context.image_shape, **experiment.model.model_dump(exclude={"tokens"}))
+    return Classifier(
+        encoder,
+        grid=context.grid,
+        patch_size=context.patch_size,
+        pooling=settings.pooling,
+        normalise_features=settings.normalise_features,
+    )
 
 
 def labels_of(batch: Batch) -> Tensor:

@@ -15,8 +15,8 @@ from jetmae.tasks.reconstruct import ReconstructionTask
 from jetmae.tasks.task import Task, TaskContext
 
 
-def make_task(experiment: Experiment, context: TaskContext, channels: tuple[str, ...]) -> Task:
+def make_task(experiment: Experiment, context: TaskContext) -> Task:
     """The task of an experiment, with the initial weights that torch's generator gives now."""
     if experiment.task == "pretrain":
-        return ReconstructionTask(experiment, context, channels)
+        return ReconstructionTask(experiment, context)
     return (ProbeTask if experiment.task == "probe" else ClassificationTask)(experiment, context)

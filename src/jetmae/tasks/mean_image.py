@@ -2,7 +2,7 @@
 
 A network that has learnt the average jet, and nothing of the single one, does no better than that.
 
-Shapes: B jets, L patches, M masked patches, P values of a patch.
+Shapes: B jets, L patches, M asked patches, C channels.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,31 +17,33 @@ from jetmae.runtime.world import World
 
 @dataclass(frozen=True)
 class MeanImage:
-    """`mean_LP` is the mean image cut into targets, `variance_LP` the variance of each of its values."""
+    """`mean_LVC` is the mean of the targets' values of each patch and channel, `variance_LVC` their variance."""
 
-    mean_LP: Tensor
-    variance_LP: Tensor
+    mean_LVC: Tensor
+    variance_LVC: Tensor
 
-    def squared_error(self, target_BMP: Tensor, masked_BM: Tensor) -> Tensor:
-        """Of the mean image as the prediction (B, M, P) of the masked patches.
+    def squared_error(self, target_BMVC: Tensor, asked_BM: Tensor | None) -> Tensor:
+        """Of the mean image as the prediction (B, M, values, C) of the asked patches; None: of all.
 
         The mean of n jets misses that of all by 1/n of their variance, which is no fault of a mean image: it is
         subtracted.
         """
-        return (self.mean_LP[masked_BM] - target_BMP) ** 2 - self.variance_LP[masked_BM]
+        if asked_BM is None:
+            return (self.mean_LVC - target_BMVC) ** 2 - self.variance_LVC
+        return (self.mean_LVC[asked_BM] - target_BMVC) ** 2 - self.variance_LVC[asked_BM]
 
 
-def mean_image_of(
-    batches: Iterable[Batch], targets_of: Callable[[Batch], Tensor], size: tuple[int, int], world: World
-) -> MeanImage:
-    """From the jets of all ranks that count; `targets_of` gives all patches (B, L, P), `size` is (L, P). Collective."""
-    sums_2LP = torch.zeros((2, *size), dtype=torch.float64, device=world.device)  # of the values and of their squares
+def mean_image_of(batches: Iterable[Batch], targets_of: Callable[[Batch], Tensor], world: World) -> MeanImage:
+    """From the jets of all ranks that count; `targets_of` gives all patches (B, L, values, C). Collective."""
+    sums: Tensor | None = None  # of the values and of their squares
     num_jets = torch.zeros((), dtype=torch.int64, device=world.device)
     for batch in batches:
-        moved = batch.to(world.device)
-        targets_BLP = targets_of(moved)[moved.counts_B].double()
-        sums_2LP += torch.stack([targets_BLP.sum(dim=0), (targets_BLP**2).sum(dim=0)])
-        num_jets += moved.counts_B.sum()
+        targets_BLVC = targets_of(batch)[batch.counts_B.to(world.device)].double()
+        part = torch.stack([targets_BLVC.sum(dim=0), (targets_BLVC**2).sum(dim=0)])
+        sums = part if sums is None else sums + part
+        num_jets += batch.counts_B.sum().to(world.device)
+    if sums is None:
+        raise ValueError("no training jets: there is no mean image")
     num_jets = world.sum(num_jets)
-    mean_LP, mean_square_LP = world.sum(sums_2LP) / num_jets
-    return MeanImage(mean_LP, (mean_square_LP - mean_LP**2).clamp(min=0) / (num_jets - 1).clamp(min=1))
+    mean_LVC, mean_square_LVC = world.sum(sums) / num_jets
+    return MeanImage(mean_LVC, (mean_square_LVC - mean_LVC**2).clamp(min=0) / (num_jets - 1).clamp(min=1))

@@ -1,15 +1,13 @@
 """Probing: one linear layer on what a frozen encoder says.
 
-Shapes: B jets, N jets of a split, R jets of all ranks, F features.
+Shapes: B jets, N jets of a split, F features.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jetmae.config import Experiment
@@ -19,6 +17,8 @@ from jetmae.engine.optim import parameter_groups
 from jetmae.model.classifier import LinearProbe
 from jetmae.runtime.liveness.phases import with_phases
 from jetmae.tasks.classify import evaluate_classifier, labels_of, make_classifier, predictions
+from jetmae.tasks.features import features_of
+from jetmae.tasks.region import Region
 from jetmae.tasks.task import Columns, Metrics, Task, TaskContext
 
 
@@ -36,7 +36,7 @@ class ProbeTask(Task):
 
     def __init__(self, experiment: Experiment, context: TaskContext):
         self.experiment, self.context = experiment, context
-        self.classifier = make_classifier(experiment, context.image_shape)
+        self.classifier, self.region = make_classifier(experiment, context), Region(experiment, context)
         self.encoder = self.classifier.encoder
         self.network = self.make_network()
         self.features: dict[str, tuple[Tensor, Tensor]] = {}
@@ -52,7 +52,8 @@ class ProbeTask(Task):
         """Compute the features of all jets that the run uses, and the statistics of the training jets'."""
         for split in batches.datasets:
             jets = with_phases(self.context.world.each(batches.of_split(split)), "features")
-            self.features[split] = self._features_of(jets, batches.ids(split))
+            ids_N, features_NF, _ = features_of(self.context, self.classifier, self.region, jets, batches.ids(split))
+            self.features[split] = ids_N, features_NF
         self.network.set_statistics(self.features[batches.train_split][1])
 
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -71,21 +72,3 @@ class ProbeTask(Task):
 
     def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
         return predictions(per_jet)
-
-    def _features_of(self, batches: Iterable[Batch], ids: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The ids (N,), ascending, and the features (N, F) of these jets.
-
-        Each rank computes its share and receives the others', so that all see the same numbers. The shares are
-        exchanged batch by batch, because the features of millions of jets leave no room for a second copy.
-        """
-        ids_N, features_NF = torch.from_numpy(ids), torch.full((len(ids), self.classifier.num_features), torch.nan)
-        frozen = self.classifier.to(self.context.world.device).eval()
-        gather_rows = self.context.world.gather_rows
-        with torch.no_grad():
-            for batch in batches:
-                moved, images_BCHW = self.context.dense(batch, frozen)
-                counted_R = gather_rows(moved.counts_B.to(torch.uint8)).bool()
-                ids_R, features_RF = gather_rows(moved.ids_B), gather_rows(frozen.features(images_BCHW))
-                rows = torch.searchsorted(ids_N, ids_R[counted_R].cpu())
-                features_NF[rows] = features_RF[counted_R].cpu()
-        return ids_N, features_NF

@@ -1,10 +1,12 @@
-"""Pretraining: predict the pixels of the hidden patches.
+"""Pretraining: predict what is hidden.
 
-Shapes: B jets, R those of all ranks, C channels, H W image, L patches, M masked patches, P values of a patch.
+Shapes: B jets, R those of all ranks, C channels, H W image, L patches, M asked patches, P pixel values of a patch, V
+predicted values of a patch, G groups of channels.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,69 +16,104 @@ from torch import Tensor, nn
 
 from jetmae.config import Experiment, Reconstruct
 from jetmae.data.batch import Batch
+from jetmae.data.order import some_jets
+from jetmae.data.patch_sums import PatchSums
+from jetmae.data.rank_batches import RankBatches
 from jetmae.engine.optim import parameter_groups
 from jetmae.metrics import explained_variance
-from jetmae.model.mae import MaskedAutoencoder
-from jetmae.model.patches import channel_first, channel_last, patchify, unpatchify
+from jetmae.model.mae import MaskedAutoencoder, View
+from jetmae.model.patches import channel_first, channel_last, patchify, split_patches, take_patches, unpatchify
+from jetmae.model.tokens import Tokens, tokens_of
 from jetmae.model.vit import drop_paths, set_drop_path_noise
+from jetmae.runtime.liveness.phases import with_phases
+from jetmae.tasks.masking import group_of_channels, masking_of
 from jetmae.tasks.mean_image import MeanImage, mean_image_of
-from jetmae.tasks.targets import PixelTarget
-from jetmae.tasks.task import Columns, Metrics, Task, TaskContext
+from jetmae.tasks.targets.choice import make_target
+from jetmae.tasks.targets.target import Truth
+from jetmae.tasks.task import Columns, Jets, Metrics, Task, TaskContext
 
 EXAMPLE_JETS = 4  # of the pictured ones, kept one by one for the report
+REFERENCE_JETS = 2000  # training jets that scales and the mean image of a target come from
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of a batch: values of the asked patches (B, M, V), the truth, and what was hidden there; None: all of it."""
+
+    values_BMV: Tensor
+    truth: Truth
+    hidden_BMC: Tensor | None
 
 
 class ReconstructionTask(Task):
-    """Hide patches, predict them, compare."""
+    """Hide parts of each jet, predict them, compare."""
 
     network: MaskedAutoencoder
     evaluation_name = "reconstruction"
     scores_training_jets = True
     draws_pictures = True
 
-    def __init__(self, experiment: Experiment, context: TaskContext, channels: tuple[str, ...]):
-        self.experiment, self.context, self.channels = experiment, context, channels
+    def __init__(self, experiment: Experiment, context: TaskContext):
+        self.experiment, self.context, self.channels = experiment, context, context.channels
         self.settings = experiment.reconstruct or Reconstruct()
+        self.num_patches = context.grid[0] * context.grid[1]
+        self.masking = masking_of(self.settings, self.num_patches)
+        self.hides_alike = self.settings.masks is None and experiment.model.tokens == "all"
+        self.group_of_channel = group_of_channels(self.settings, context.channels)
+        self.target = make_target(self.settings, context, None if self.hides_alike else self.masking.hidden_fraction)
         self.network = self.make_network()
         self.encoder = self.network.encoder
-        self.num_patches = self.network.encoder.pos_embed.shape[1] - 1
-        self.noise_columns = self.num_patches + len(drop_paths(self.network))
-        self.target = PixelTarget(self.settings, len(channels), context.world.device)
+        self.augmentation = context.augmentation(experiment.augment)
+        mask_columns = self.num_patches if self.hides_alike else self.masking.noise_columns
+        self.noise_parts = (mask_columns, len(drop_paths(self.network)), self.augmentation.noise_columns)
+        self.noise_columns = sum(self.noise_parts)
         self.mean_image: MeanImage | None = None
 
     def make_network(self) -> MaskedAutoencoder:
+        settings = self.settings
         return MaskedAutoencoder(
             self.context.image_shape,
-            **self.experiment.model.model_dump(),
-            decoder_dim=self.settings.decoder_dim,
-            decoder_depth=self.settings.decoder_depth,
-            decoder_heads=self.settings.decoder_heads,
+            **self.experiment.model.model_dump(exclude={"tokens"}),
+            decoder=settings.decoder,
+            decoder_dim=settings.decoder_dim,
+            decoder_depth=settings.decoder_depth,
+            decoder_heads=settings.decoder_heads,
+            patch_values=self.target.values,
+            groups=len(settings.groups or ()),
+            has_offset=settings.mean_image_offset,
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.network, weight_decay=self.experiment.optim.weight_decay)
 
+    def prepare(self, batches: RankBatches) -> None:
+        """What the target has to know of training jets. Every rank looks at the same ones, so all know the same."""
+        jets = batches.alone(batches.train_split, some_jets(batches.ids(batches.train_split), REFERENCE_JETS))
+        self.target.learn(self.context.some_sums(with_phases(jets, "scales of the target")))
+        if self.settings.mean_image_offset:
+            self.network.set_offset(self.target.offset())
+
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        batch, images_BCHW = self.context.dense(batch, network)
-        set_drop_path_noise(self.network, batch.noise_BN[:, self.num_patches :])
-        prediction_BMP, pixels_BMP, _ = self._predict(network, batch, images_BCHW)
-        return self.target.loss(prediction_BMP, pixels_BMP)
+        batch = batch.to(self.context.world.device)
+        _, path_noise_BN, change_noise_BN = batch.noise_BN.split(self.noise_parts, dim=1)
+        set_drop_path_noise(self.network, path_noise_BN)
+        jets = self.context.look(batch, network, lambda pixels: self.augmentation(pixels, change_noise_BN))
+        predicted = self._predict(network, jets)
+        return self.target.loss(predicted.values_BMV, predicted.truth, predicted.hidden_BMC)
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Metrics, Columns]:
         """Metrics `loss` and `explained_variance` per channel, and sums of each jet.
 
-        The columns are, per jet and channel, `sse`, `sum` and `sum_of_squares` over the masked pixels in the space of
-        the loss, and per jet their `count`; after `learn_reference` also the `sse_of_mean_image`.
+        The columns are, per jet and channel, `sse`, `sum` and `sum_of_squares` over what is hidden, in the space of
+        the target, and its `count`; after `learn_reference` also the `sse_of_mean_image`.
         """
         ids, sums = [], defaultdict(list)
         for batch in batches:
-            moved, images_BCHW = self.context.dense(batch, network)
-            predicted = self._predict(network, moved, images_BCHW)
-            ids.append(moved.ids_B[moved.counts_B])
-            for name, values in self._sums_per_jet(*predicted).items():
-                sums[name].append(values[moved.counts_B])
+            jets = self.context.look(batch, network)
+            ids.append(jets.batch.ids_B[jets.batch.counts_B])
+            for name, values in self._sums_per_jet(self._predict(network, jets)).items():
+                sums[name].append(values[jets.batch.counts_B])
         per_jet = self.context.collect(ids, sums)
-        per_jet["count"] = np.full(len(per_jet["sample_id"]), self._masked_pixels())
         loss = float(per_jet.pop("loss").mean())
         explained = explained_variance(*(per_jet[name] for name in ("sse", "sum", "sum_of_squares", "count")))
         per_channel = dict(zip(self.channels, map(float, explained.value_C), strict=True))
@@ -87,30 +124,34 @@ class ReconstructionTask(Task):
 
         They must not be among those that are evaluated.
         """
-        size = (self.num_patches, len(self.channels) * self.experiment.model.patch_size**2)
-        self.mean_image = mean_image_of(training_jets, self._all_targets, size, self.context.world)
+        self.mean_image = mean_image_of(training_jets, self._all_targets, self.context.world)
 
     def pictures(self, network: nn.Module, batch: Batch) -> dict[str, NDArray[Any]]:
-        """`image`, `reconstruction` (B, C, H, W) in source units and `mask` (B, H, W), True where hidden.
+        """`image`, `reconstruction` (B, C, H, W) in source units, `mask` and `mask_of_channels`, True where hidden.
 
-        The reconstruction is the prediction where the image was hidden and the image elsewhere.
+        The reconstruction is the prediction where the image was hidden and the image elsewhere. `mask` (B, H, W) is
+        True where any channel is hidden, `mask_of_channels` is (B, C, H, W).
         """
-        batch, images_BCHW = self.context.dense(batch, network)
-        prediction_BMP, pixels_BMP, masked_BM = self._predict(network, batch, images_BCHW)
-        mask_BCHW = self._on_image(torch.ones_like(prediction_BMP), masked_BM) > 0
-        predicted_BCHW = self._on_image(self.target.to_pixels(prediction_BMP, pixels_BMP), masked_BM)
-        shown_BCHW = torch.where(mask_BCHW, predicted_BCHW, images_BCHW)
-        in_source_units = self.context.images.to_source_units
+        jets = self.context.look(batch, network)
+        predicted = self._predict(network, jets)
+        pixels_BMP = self.target.to_pixels(predicted.values_BMV, predicted.truth)
+        hidden_BMP = torch.ones_like(pixels_BMP)
+        if predicted.hidden_BMC is not None:
+            hidden_BMP = predicted.hidden_BMC.to(pixels_BMP.dtype).repeat(1, 1, self.context.patch_size**2)
+        mask_BCHW = self._on_image(hidden_BMP, predicted.truth.asked_BM) > 0
+        image_BCHW = self.context.images.to_source_units(jets.images_BCHW.float())
+        shown_BCHW = torch.where(mask_BCHW, self._on_image(pixels_BMP, predicted.truth.asked_BM), image_BCHW)
         return {
-            "image": in_source_units(images_BCHW.float()).cpu().numpy(),
-            "reconstruction": in_source_units(shown_BCHW.float()).cpu().numpy(),
-            "mask": mask_BCHW[:, 0].cpu().numpy(),
+            "image": image_BCHW.cpu().numpy(),
+            "reconstruction": shown_BCHW.cpu().numpy(),
+            "mask": mask_BCHW.any(dim=1).cpu().numpy(),
+            "mask_of_channels": mask_BCHW.cpu().numpy(),
         }
 
     def evaluation_arrays(self, network: nn.Module, per_jet: Columns, batches: Iterable[Batch]) -> Columns:
-        """The per-jet sums, example pictures, and mean images over the masked pixels of the jets in `batches`."""
+        """The per-jet sums, example pictures, and mean images over the hidden pixels of the jets in `batches`."""
         pictures = self._all_pictures(network, batches)
-        hidden = pictures["mask"][:, None]
+        hidden = pictures["mask_of_channels"]
         times_hidden = np.maximum(1, hidden.sum(axis=0))
         examples = evenly_spaced(len(hidden), EXAMPLE_JETS)
         return {
@@ -120,7 +161,7 @@ class ReconstructionTask(Task):
             "mean_reconstruction": (pictures["reconstruction"] * hidden).sum(axis=0) / times_hidden,
             "pictured_jets": np.array(len(hidden)),
             "channels": np.array(self.channels),
-            "loss_space": np.array(self.target.space(self.experiment.data.transform)),
+            "loss_space": np.array(self.target.space()),
         }
 
     def _all_pictures(self, network: nn.Module, batches: Iterable[Batch]) -> Columns:
@@ -132,36 +173,81 @@ class ReconstructionTask(Task):
             parts.append({name: array[batch.counts_B.numpy()] for name, array in columns.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _predict(self, network: nn.Module, batch: Batch, images_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prediction and true pixels (B, M, P) of the masked patches, and which they are (B, M)."""
-        noise_BL = batch.noise_BN[:, : self.num_patches]
-        predicted: tuple[Tensor, Tensor, Tensor] = network(images_BCHW, noise_BL, self.settings.mask_ratio)
-        return predicted
+    def _predict(self, network: nn.Module, jets: Jets) -> Prediction:
+        patches_BLP = patchify(jets.images_BCHW, self.context.patch_size)
+        noise_BN = jets.batch.noise_BN[:, : self.noise_parts[0]]
+        if self.hides_alike:
+            return self._predict_masked(network, jets, patches_BLP, noise_BN)
+        hidden_BLG = self.masking(noise_BN)
+        hidden_BLC = hidden_BLG[..., self.group_of_channel]
+        seen_BLP = patches_BLP * ~hidden_BLC.repeat_interleave(self.context.patch_size**2, dim=2)
+        values_BLV = network(seen_BLP, self._view(hidden_BLG, hidden_BLC, jets.sums))
+        return Prediction(values_BLV, self._truth(patches_BLP, jets.sums, None), hidden_BLC)
 
-    def _sums_per_jet(self, prediction_BMP: Tensor, pixels_BMP: Tensor, masked_BM: Tensor) -> dict[str, Tensor]:
-        sums = self.target.sums_per_jet(prediction_BMP, pixels_BMP)
+    def _predict_masked(self, network: nn.Module, jets: Jets, patches_BLP: Tensor, noise_BL: Tensor) -> Prediction:
+        """The seed's way: as many patches of each jet are hidden, and only they are predicted."""
+        kept_BK, masked_BM = split_patches(noise_BL, self.settings.mask_ratio)
+        values_BMV = network(patches_BLP, View(Tokens(kept_BK), masked_BM))
+        return Prediction(values_BMV, self._truth(patches_BLP, jets.sums, masked_BM), None)
+
+    def _view(self, hidden_BLG: Tensor, hidden_BLC: Tensor, sums: PatchSums) -> View:
+        seen_BLC = ~hidden_BLC
+        if self.experiment.model.tokens == "occupied":
+            seen_BLC = seen_BLC & (sums.absolute_BLC > 0)
+        tokens = tokens_of(seen_BLC.any(dim=2))
+        hidden_BKG = take_patches(hidden_BLG, tokens.kept_BK) if self.settings.groups else None
+        return View(tokens, hidden_BKG=hidden_BKG)
+
+    def _truth(self, patches_BLP: Tensor, sums: PatchSums, asked_BM: Tensor | None) -> Truth:
+        if asked_BM is not None:
+            patches_BLP = take_patches(patches_BLP, asked_BM)
+            absolute, signed = (take_patches(s, asked_BM) for s in (sums.absolute_BLC, sums.signed_BLC))
+            sums = PatchSums(absolute, signed)
+        return Truth(channel_last(patches_BLP, len(self.channels)), sums, asked_BM)
+
+    def _sums_per_jet(self, predicted: Prediction) -> dict[str, Tensor]:
+        """In float64: `loss` (B,), and (B, C) `sse`, `sum`, `sum_of_squares` and `count`."""
+        true = self.target.answer(predicted.truth)
+        sums = per_channel(self.target.guess(predicted.values_BMV), true, predicted.hidden_BMC)
+        sums["loss"] = self.target.loss_per_jet(predicted.values_BMV, predicted.truth, predicted.hidden_BMC).double()
         if self.mean_image is not None:
-            squared_error = self.mean_image.squared_error(self.target.of(pixels_BMP).double(), masked_BM)
-            sums["sse_of_mean_image"] = self.target.sum_per_channel(squared_error)
+            asked_BM = predicted.truth.asked_BM
+            squared_error = self.mean_image.squared_error(true.double(), asked_BM)
+            sums["sse_of_mean_image"] = sum_where(squared_error, predicted.hidden_BMC)
         return sums
 
     def _all_targets(self, batch: Batch) -> Tensor:
-        """Of every patch of each jet, hidden or not (B, L, P)."""
-        patches_BLP = patchify(self.context.images(batch), self.experiment.model.patch_size)
-        return self.target.of(channel_last(patches_BLP, len(self.channels)))
+        """Of every patch of each jet, hidden or not (B, L, values, C), in the space of the report."""
+        jets = self.context.look(batch, self.network)
+        truth = self._truth(patchify(jets.images_BCHW, self.context.patch_size), jets.sums, None)
+        return self.target.answer(truth)
 
-    def _masked_pixels(self) -> int:
-        """Of one channel of one jet."""
-        kept = int(self.num_patches * (1 - self.settings.mask_ratio))
-        return (self.num_patches - kept) * self.experiment.model.patch_size**2
+    def _on_image(self, values_BMP: Tensor, asked_BM: Tensor | None) -> Tensor:
+        """Values of asked patches, ordered (p, p, C), in their places on an image of zeros (B, C, H, W)."""
+        patches_BLP = channel_first(values_BMP, len(self.channels))
+        if asked_BM is not None:
+            size = (len(values_BMP), self.num_patches, values_BMP.shape[2])
+            empty_BLP = torch.zeros(size, dtype=values_BMP.dtype, device=values_BMP.device)
+            patches_BLP = empty_BLP.scatter(1, asked_BM[..., None].expand_as(patches_BLP), patches_BLP)
+        return unpatchify(patches_BLP, self.context.image_shape, self.context.patch_size)
 
-    def _on_image(self, values_BMP: Tensor, masked_BM: Tensor) -> Tensor:
-        """Values of masked patches, ordered (p, p, C), in their places on an image of zeros (B, C, H, W)."""
-        size = (len(values_BMP), self.num_patches, values_BMP.shape[2])
-        empty_BLP = torch.zeros(size, dtype=values_BMP.dtype, device=values_BMP.device)
-        places_BMP = masked_BM[..., None].expand_as(values_BMP)
-        patches_BLP = empty_BLP.scatter(1, places_BMP, channel_first(values_BMP, len(self.channels)))
-        return unpatchify(patches_BLP, self.context.image_shape, self.experiment.model.patch_size)
+
+def per_channel(expected_BMVC: Tensor, true_BMVC: Tensor, hidden_BMC: Tensor | None) -> dict[str, Tensor]:
+    """Over what is hidden, (B, C) float64: squared error, sum and sum of squares of the truth, and its number."""
+    true_BMVC = true_BMVC.double()
+    return {
+        "sse": sum_where((expected_BMVC.double() - true_BMVC) ** 2, hidden_BMC),
+        "sum": sum_where(true_BMVC, hidden_BMC),
+        "sum_of_squares": sum_where(true_BMVC**2, hidden_BMC),
+        "count": sum_where(torch.ones_like(true_BMVC), hidden_BMC),
+    }
+
+
+def sum_where(values_BMVC: Tensor, hidden_BMC: Tensor | None) -> Tensor:
+    """Over patches and their values, (B, C)."""
+    if hidden_BMC is not None:
+        values_BMVC = values_BMVC * hidden_BMC[:, :, None]
+    return values_BMVC.sum((1, 2))
 
 
 def evenly_spaced(num_jets: int, wanted: int) -> NDArray[np.int64]:

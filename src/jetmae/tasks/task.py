@@ -6,7 +6,7 @@ Shapes: B jets, R jets of all ranks, C channels, H W image.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jetmae.config import Augment
+from jetmae.data.augmentation import Augmentation
 from jetmae.data.batch import Batch
 from jetmae.data.images import ImageMaker
+from jetmae.data.patch_sums import PatchSums, patch_sums
+from jetmae.data.pixels import SparsePixels
 from jetmae.data.rank_batches import RankBatches
 from jetmae.runtime.world import World
 
@@ -80,21 +84,68 @@ class Task(ABC):
 
 
 @dataclass(frozen=True)
+class Jets:
+    """A batch on the device, as images and as sums over patches."""
+
+    batch: Batch
+    pixels: SparsePixels
+    """source units"""
+    images_BCHW: Tensor
+    """normalised, in the precision of the network"""
+    sums: PatchSums
+    """source units"""
+
+
+@dataclass(frozen=True)
 class TaskContext:
     """What every task needs from its surroundings."""
 
     images: ImageMaker
     world: World
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    patch_size: int
+    sum_scale_C: tuple[float, ...]
+    """of each channel's sums over patches, source units; see tasks/targets/statistics.py"""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return self.images.image_shape
 
-    def dense(self, batch: Batch, network: nn.Module) -> tuple[Batch, Tensor]:
-        """The batch on the device, and its images (B, C, H, W) in the precision of the network."""
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_shape[1] // self.patch_size, self.image_shape[2] // self.patch_size
+
+    def look(
+        self, batch: Batch, network: nn.Module, change: Callable[[SparsePixels], SparsePixels] = lambda pixels: pixels
+    ) -> Jets:
+        """The jets of a batch, after `change`."""
         batch = batch.to(self.world.device)
-        return batch, self.images(batch).to(precision_of(network))
+        pixels = change(self.images.sparse(batch))
+        return Jets(batch, pixels, self.images.dense(pixels).to(precision_of(network)), self.sums(pixels))
+
+    def augmentation(self, settings: Augment) -> Augmentation:
+        return Augmentation(
+            self.image_shape,
+            self.channels,
+            self.world.device,
+            flips=settings.flips,
+            shift_patches=settings.shift_patches,
+            patch_size=self.patch_size,
+            tower_size=self.images.tower_size,
+        )
+
+    def sums(self, pixels: SparsePixels) -> PatchSums:
+        return patch_sums(pixels, self.image_shape, self.patch_size, self.images.tower_size)
+
+    def some_sums(self, batches: Iterable[Batch]) -> Iterator[PatchSums]:
+        """Of the jets that count."""
+        for batch in batches:
+            moved = batch.to(self.world.device)
+            sums = self.sums(self.images.sparse(moved))
+            yield PatchSums(sums.absolute_BLC[moved.counts_B], sums.signed_BLC[moved.counts_B])
 
     def collect(self, ids: list[Tensor], columns: Mapping[str, list[Tensor]]) -> Columns:
         """Results of the jets of all ranks, ordered by sample id: `sample_id` (R,) and each column (R, ...)."""
