@@ -8,8 +8,10 @@ from source_files import Truth, make_truth, ours
 
 from jetmae.data import normalisation
 from jetmae.data.convert.convert import ConvertOptions, convert
+from jetmae.data.convert.source import SourceOptions
 from jetmae.data.normalisation import TRANSFORMS, Moments, constants_of_split, transform_values
 from jetmae.data.shards import JetDataset, read_manifest
+from jetmae.data.simulation.detector import CHANNEL_UNITS, CHANNELS
 
 DENSE_TRANSFORMS = {
     "none": lambda image, scale: image,
@@ -34,9 +36,9 @@ def dataset(tmp_path):
 def test_constants_equal_those_of_the_dense_images(dataset):
     images, sparse = dataset
     assert [shard.entry.tower_channels for shard in sparse.shards] == [(4,), (4,), ()]
-    constants = constants_of_split(sparse.shards, pixels=400, tower_size=5)
+    constants = constants_of_split(sparse.shards, sparse.manifest)
     assert constants == sparse.manifest.normalisation["train"]
-    for transform in TRANSFORMS:
+    for transform in ("none", "asinh"):
         for channel in range(8):
             image = images[:, channel]
             median = np.quantile(np.abs(image[image != 0]), 0.5, method="inverted_cdf") if image.any() else 1.0
@@ -48,11 +50,52 @@ def test_constants_equal_those_of_the_dense_images(dataset):
             assert found["std"] == pytest.approx(dense.std() if image.any() else 1.0, rel=1e-11)
 
 
+def log_constants(images: np.ndarray, scale: float, tower_side: int) -> float:
+    """The std of `log`, in plain numpy on dense images of one channel (N, H, W)."""
+    occupied = images[images != 0]
+    transformed = DENSE_TRANSFORMS["log"](occupied, scale)
+    return tower_side * np.sqrt((transformed**2).mean()) if len(occupied) else 1.0
+
+
+def test_log_of_known_units_has_fixed_scales(dataset):
+    images, sparse = dataset
+    manifest = replace(sparse.manifest, channels=CHANNELS, units=CHANNEL_UNITS)
+    found = constants_of_split(sparse.shards, manifest)["log"]
+    assert found["scale"] == [1.0, 0.02, 1.0, 0.3, 2.0 / 25, 1.0, 1.0, 1.0]
+    assert found["mean"] == [0.0] * 8
+    tower_sides = [5 if name == "hcal" else 1 for name in CHANNELS]
+    expected = [log_constants(images[:, c], found["scale"][c], tower_sides[c]) for c in range(8)]
+    assert found["std"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_log_of_other_units_has_the_median(dataset):
+    _, sparse = dataset
+    other = replace(sparse.manifest, channels=CHANNELS, units=("MeV",) * 8)
+    constants = constants_of_split(sparse.shards, other)
+    assert constants["log"]["scale"] == constants["asinh"]["scale"]
+    no_towers = replace(other, units=("GeV",) * 8, tower_size=0)  # then nobody knows how large a tower is
+    constants = constants_of_split(sparse.shards[2:], no_towers)
+    assert constants["log"]["scale"][4] == constants["asinh"]["scale"][4]
+
+
+def test_the_log_of_a_tower_is_that_of_its_energy(tmp_path):
+    images = np.zeros((2, 8, 10, 10), dtype=np.float32)
+    images[0, 4, :5, 5:] = 50 / 25  # GeV, one tower of 50 GeV, as the simulation stores it
+    truth = Truth(images, np.arange(2), np.ones(2, np.float32), np.ones(2, np.float32))
+    ours(tmp_path / "source.h5", truth)
+    options = SourceOptions(channels=CHANNELS, units=CHANNEL_UNITS)
+    convert([f"train={tmp_path / 'source.h5'}"], tmp_path / "out", source_options=options)
+    constants = read_manifest(tmp_path / "out").normalisation["train"]["log"]
+    t = transform_values(images[0, 4], "log", constants["scale"][4]) / constants["std"][4]
+    assert constants["std"][4] == pytest.approx(5 * np.log1p(50 / 2.0))
+    assert (t**2).sum() == pytest.approx(1.0)
+
+
 def test_thinned_median_is_near_the_exact_one(dataset, monkeypatch):
     _, sparse = dataset
-    exact = constants_of_split(sparse.shards, pixels=400, tower_size=5)
+    exact = constants_of_split(sparse.shards, sparse.manifest)
     monkeypatch.setattr(normalisation, "MAX_VALUES_FOR_MEDIAN", 400)
-    thinned = constants_of_split(sparse.shards, pixels=400, tower_size=5)
+    thinned = constants_of_split(sparse.shards, sparse.manifest)
     assert thinned["asinh"]["scale"] != exact["asinh"]["scale"]
     assert thinned["asinh"]["scale"] == pytest.approx(exact["asinh"]["scale"], rel=0.25)
     assert thinned["none"] == exact["none"]

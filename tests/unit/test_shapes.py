@@ -11,7 +11,8 @@ from jetmae.model.patches import patchify, take_patches
 from tests.conftest import PROJECT
 
 SOURCE = PROJECT / "src" / "jetmae"
-CHECKED = [*sorted((SOURCE / "model").glob("*.py")), SOURCE / "data" / "batch.py", SOURCE / "data" / "images.py"]
+DATA = ("batch", "pixels", "images", "augmentation", "patch_sums")
+CHECKED = [*sorted((SOURCE / "model").glob("*.py")), *(SOURCE / "data" / f"{name}.py" for name in DATA)]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ class Batch:
     noise_BN: Float32[Tensor, "B N"]
     counts_B: Bool[Tensor, " B"]
     """(B,) bool: False for the surplus entries of the last evaluation batch"""
+    step: int = 0
+    """the optimizer step that it is for, counted from 0; 0 in evaluation"""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on a device."""
@@ -48,6 +50,8 @@ def make_batch(
     ids_B: NDArray[np.int64],
     noise_BN: NDArray[np.float32],
     counts_B: NDArray[np.bool_] | None = None,
+    *,
+    step: int = 0,
 ) -> Batch:
     """The batch of these jets; without `counts_B` all of them count."""
     return Batch(
@@ -59,6 +63,7 @@ def make_batch(
         label_B=None if jets.label is None else torch.from_numpy(jets.label),
         noise_BN=torch.from_numpy(noise_BN),
         counts_B=torch.ones(len(jets), dtype=torch.bool) if counts_B is None else torch.from_numpy(counts_B),
+        step=step,
     )
 
 

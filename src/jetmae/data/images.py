@@ -1,6 +1,6 @@
 """From a sparse batch to the dense, normalised images the network sees, on the device that needs them.
 
-Shapes: B jets, C channels, H x W image, T towers, nnz stored values.
+Shapes: B jets, C channels, H x W image, T towers, n stored values.
 """
 
 import torch
@@ -9,13 +9,11 @@ from torch import Tensor
 
 from jetmae.data.batch import Batch, unpack
 from jetmae.data.normalisation import Normalisation
+from jetmae.data.pixels import SparsePixels
 
 
 class ImageMaker:
-    """Densifies and normalises batches of one dataset.
-
-    A stored place p < H * W is a pixel; p = H * W + t stands for all pixels of tower t (data/shards.py).
-    """
+    """Densifies and normalises batches of one dataset."""
 
     def __init__(
         self,
@@ -35,19 +33,24 @@ class ImageMaker:
 
     def __call__(self, batch: Batch) -> Float32[Tensor, "B C H W"]:
         """Normalised images (B, C, H, W), float32: (t(v) - mean) / std."""
-        channels, height, width = self.image_shape
-        value, count_BC, index = unpack(batch, channels)
-        jet_and_channel = torch.repeat_interleave(count_BC.flatten(), output_size=batch.nonzeros)
-        channel = jet_and_channel % channels
-        scaled = self._transform(value, self.scale_C[channel]) / self.std_C[channel]
-        places = height * width + self._num_towers()
-        dense = torch.zeros(batch.jets * channels * places, device=value.device)
-        dense[jet_and_channel * places + index] = scaled
-        dense = dense.view(batch.jets, channels, places)
-        images_BCHW: Tensor = dense[..., : height * width].unflatten(-1, (height, width)) - self._offset()
-        if self.tower_channels:
-            images_BCHW[:, self.tower_channels] += self._spread_towers(dense[:, self.tower_channels, height * width :])
-        return images_BCHW
+        return self.dense(self.sparse(batch))
+
+    def sparse(self, batch: Batch) -> SparsePixels:
+        """The stored values of a batch with their jets, channels and places, on the batch's device."""
+        channels = self.image_shape[0]
+        value_n, count_BC, place_n = unpack(batch, channels)
+        image_n = torch.repeat_interleave(count_BC.flatten(), output_size=batch.nonzeros)
+        return SparsePixels(value_n, image_n // channels, image_n % channels, place_n, batch.jets)
+
+    def dense(self, pixels: SparsePixels) -> Float32[Tensor, "B C H W"]:
+        """Normalised images (B, C, H, W), float32: (t(v) - mean) / std."""
+        channel_n = pixels.channel_n
+        scaled_n = self._transform(pixels.value_n, self.scale_C[channel_n]) / self.std_C[channel_n]
+        return self._on_images(scaled_n, pixels, empty_C=-self.mean_C / self.std_C)
+
+    def source_units(self, pixels: SparsePixels) -> Float32[Tensor, "B C H W"]:
+        """Images (B, C, H, W), float32, in the source's units; a tower's value stands in all its pixels."""
+        return self._on_images(pixels.value_n, pixels, empty_C=torch.zeros_like(self.mean_C))
 
     def to_source_units(self, images_BCHW: Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:
         """Undo normalisation and transform, e.g. for predictions."""
@@ -66,8 +69,19 @@ class ImageMaker:
             return torch.sign(value) * torch.log1p(value.abs() / scale)
         return value
 
-    def _offset(self) -> Tensor:
-        return (self.mean_C / self.std_C)[:, None, None]
+    def _on_images(self, value_n: Tensor, pixels: SparsePixels, empty_C: Tensor) -> Tensor:
+        """Values at the places of `pixels` on images (B, C, H, W); `empty_C` is an empty pixel, and added to all."""
+        channels, height, width = self.image_shape
+        places = height * width + self._num_towers()
+        image_n = pixels.jet_n * channels + pixels.channel_n
+        flat = torch.zeros(pixels.jets * channels * places, device=value_n.device)
+        flat[image_n * places + pixels.place_n] = value_n
+        dense_BCP = flat.view(pixels.jets, channels, places)
+        images_BCHW: Tensor = dense_BCP[..., : height * width].unflatten(-1, (height, width)) + empty_C[:, None, None]
+        if self.tower_channels:
+            towers_BCT = dense_BCP[:, self.tower_channels, height * width :]
+            images_BCHW[:, self.tower_channels] += self._spread_towers(towers_BCT)
+        return images_BCHW
 
     def _num_towers(self) -> int:
         _, height, width = self.image_shape

@@ -59,7 +59,7 @@ def training_batches(
             places = [(step, position) for position in range(part.start, part.stop)]
             noise = uniform_rows(seed, Purpose.TRAIN_NOISE, places, noise_columns)
             ids = selection[positions[part]]
-            micro_batches.append(make_batch(dataset.split, dataset.gather(ids), ids, noise))
+            micro_batches.append(make_batch(dataset.split, dataset.gather(ids), ids, noise, step=step))
         yield micro_batches
         step += 1
 

@@ -345,13 +345,8 @@ class _SplitWriter:
 
 def _normalisation(folder: Path, entries: dict[str, list[ShardEntry]], manifest: Manifest) -> Normalisations:
     """Constants of the training splits; those of validation and test jets are none of the network's business."""
-    _, height, width = manifest.image_shape
     return {
-        split: constants_of_split(
-            [Shard(folder / entry.file, entry, manifest) for entry in shards],
-            pixels=height * width,
-            tower_size=manifest.tower_size,
-        )
+        split: constants_of_split([Shard(folder / entry.file, entry, manifest) for entry in shards], manifest)
         for split, shards in entries.items()
         if split == "train" or split.endswith("_train")
     }
