@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from jetmae.model.classifier import pool
+from jetmae.model.classifier import Pooling
 from jetmae.model.patches import patchify, take_patches
 from tests.conftest import PROJECT
 
@@ -21,7 +21,7 @@ CHECKED = [*sorted((SOURCE / "model").glob("*.py")), *(SOURCE / "data" / f"{name
         lambda: patchify(torch.zeros(8, 25, 25), 5),
         lambda: patchify(torch.zeros(1, 8, 25, 25, dtype=torch.int64), 5),
         lambda: take_patches(torch.zeros(2, 25, 16), torch.zeros(3, 4, dtype=torch.int64)),
-        lambda: pool(torch.zeros(2, 16), "mean"),
+        lambda: Pooling("mean", grid=(5, 5), dim=16)(torch.zeros(2, 16), None),
     ],
     ids=["no batch", "whole numbers", "another batch", "no tokens"],
 )
