@@ -40,7 +40,7 @@ def test_a_length_in_steps_replaces_the_presets_epochs_and_back():
         ("optim.lrr=1", r"'optim.lrr' does not exist; did you mean 'optim.lr'\?"),
         ("lr=1", r"did you mean 'optim.lr'"),
         ("model.pach_size=5", r"did you mean 'model.patch_size'"),
-        ("reconstruct.mask=0.5", r"did you mean 'reconstruct.mask_ratio'"),
+        ("reconstruct.mask_rato=0.5", r"did you mean 'reconstruct.mask_ratio'"),
         ("optim.lr=fast", r"optim.lr = 'fast'.*valid number"),
         ("optim.batch_size=1.5", r"optim.batch_size = 1.5.*integer"),
         ("optim.lr=-1", r"optim.lr = -1.*greater than 0"),

@@ -247,5 +247,5 @@ def test_linear_probe_has_the_statistics_of_each_of_many_features():
     probe = LinearProbe(70)
     features = torch.randn(50, 70) * torch.arange(1, 71) + 3 * torch.arange(70)
     probe.set_statistics(features)
-    assert torch.allclose(probe.feature_mean_F, features.double().mean(0).float())
-    assert torch.allclose(probe.feature_std_F, features.double().std(0, correction=0).float())
+    assert torch.allclose(probe.scaling.feature_mean_F, features.double().mean(0).float())
+    assert torch.allclose(probe.scaling.feature_std_F, features.double().std(0, correction=0).float())

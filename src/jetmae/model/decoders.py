@@ -8,7 +8,7 @@ Shapes: B batch, L patches, K tokens, M predicted patches, P values of a patch, 
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from jetmae.model.patches import sincos_positions, take_patches
@@ -24,8 +24,7 @@ FIRST_REACHES = (0.5, 1.0, 2.5, 10.0)  # patches after which attention of a head
 class ConvDecoder(nn.Module):
     """ConvNeXt blocks (arXiv:2201.03545) on the grid of patches: tokens lie in their places, the others are empty."""
 
-    def __init__(self, encoder_dim: int, *, grid: tuple[int, int], patch_values: int, dim: int, depth: int, **_: float):
-        """What is left of the arguments is for attention."""
+    def __init__(self, encoder_dim: int, *, grid: tuple[int, int], patch_values: int, dim: int, depth: int):
         super().__init__()
         self.grid = grid
         self.decoder_embed, self.cls_embed = nn.Linear(encoder_dim, dim), nn.Linear(encoder_dim, dim)
@@ -120,7 +119,11 @@ class LocalAttentionBlock(nn.Module):
         self.widen, self.narrow = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def forward(
-        self, x_BMD: Tensor, seen_BKD: Tensor, distance_BMK: Tensor, attention_mask: Tensor | None
+        self,
+        x_BMD: Float[Tensor, "B M D"],
+        seen_BKD: Float[Tensor, "B keys D"],
+        distance_BMK: Float[Tensor, "B M keys"],
+        attention_mask: Bool[Tensor, "B 1 1 keys"] | None,
     ) -> Float[Tensor, "B M D"]:
         """`distance_BMK` in patches, from each asked patch to cls (0) and to each token."""
         x_BMD = x_BMD + self.proj(self._attend(self.norm1(x_BMD), seen_BKD, distance_BMK, attention_mask))

@@ -120,7 +120,8 @@ class MaskedAutoencoder(nn.Module):
             mlp_ratio=mlp_ratio,
             drop_path=drop_path,
         )
-        self.decoder = {"conv": ConvDecoder, "attention-local": LocalAttentionDecoder, "attention": Decoder}[decoder](
+        self.decoder = make_decoder(
+            decoder,
             dim,
             grid=grid,
             patch_values=patch_values,
@@ -157,6 +158,19 @@ class MaskedAutoencoder(nn.Module):
         self.offset_LP.copy_(offset_LP)
         with torch.no_grad():
             self.decoder.get_parameter("decoder_pred.weight").mul_(FIRST_DEVIATION)
+
+
+def make_decoder(
+    kind: str, encoder_dim: int, *, grid: tuple[int, int], patch_values: int, dim: int, depth: int, heads: int,
+    mlp_ratio: float
+) -> nn.Module:  # fmt: skip
+    """The decoder of this kind: attention, attention-local or conv; `heads` and `mlp_ratio` are for attention."""
+    if kind == "conv":
+        return ConvDecoder(encoder_dim, grid=grid, patch_values=patch_values, dim=dim, depth=depth)
+    attention = LocalAttentionDecoder if kind == "attention-local" else Decoder
+    return attention(
+        encoder_dim, grid=grid, patch_values=patch_values, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio
+    )
 
 
 def observables_head(dim: int, observables: int) -> nn.Module:
