@@ -58,6 +58,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/open_shards.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/loader.py
 
 release-check: $(INSTALLED)
 	$(BIN)/python .ci/release_check.py

@@ -10,6 +10,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+FLOATS_PER_COUNT = 8  # one step of Philox's counter makes four 64-bit numbers, each of them two float32
+
 
 class Purpose(IntEnum):
     """Streams of one seed never share numbers. The values are part of what makes a run reproducible: append only."""
@@ -22,10 +24,10 @@ class Purpose(IntEnum):
     EVALUATION_JETS = 6
 
 
-def generator(seed: int, purpose: Purpose, a: int = 0, b: int = 0) -> np.random.Generator:
-    """A generator at the place (a, b) of a stream; 2**64 numbers lie between neighbouring places."""
+def generator(seed: int, purpose: Purpose, a: int = 0, b: int = 0, *, count: int = 0) -> np.random.Generator:
+    """A generator at the place (a, b) of a stream, with its counter at `count`; 2**64 counts lie between two places."""
     key = np.array([seed, purpose], dtype=np.uint64)
-    counter = np.array([0, 0, b, a], dtype=np.uint64)
+    counter = np.array([count, 0, b, a], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
@@ -35,3 +37,15 @@ def uniform_rows(seed: int, purpose: Purpose, places: list[tuple[int, int]], col
     for row, (a, b) in zip(rows, places, strict=True):
         generator(seed, purpose, a, b).random(dtype=np.float32, out=row)
     return rows
+
+
+def uniform_block(seed: int, purpose: Purpose, a: int, rows: range, columns: int) -> NDArray[np.float32]:
+    """Uniform noise in [0, 1), shape (len(rows), columns): neighbouring rows of the endless table at the place a.
+
+    A row is the same in every block that holds it, for one number of columns. One generator makes them all: each row
+    begins at a count of its own, so that nothing before it has to be drawn.
+    """
+    counts_per_row = -(-columns // FLOATS_PER_COUNT)
+    source = generator(seed, purpose, a, count=rows.start * counts_per_row)
+    noise = source.random((len(rows), counts_per_row * FLOATS_PER_COUNT), dtype=np.float32)
+    return np.ascontiguousarray(noise[:, :columns])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jetmae.data.loader import Prefetched, Share
 from jetmae.data.order import evaluation_slices, few_labels, global_batch, some_jets, steps_per_epoch
-from jetmae.randomness import Purpose, uniform_rows
+from jetmae.randomness import Purpose, uniform_block, uniform_rows
 
 
 def test_an_epoch_serves_each_jet_at_most_once_and_the_next_one_in_another_order():
@@ -70,6 +70,32 @@ def test_noise_depends_on_its_place_alone():
     assert together.mean() == pytest.approx(0.5, abs=0.02)
     assert together.min() >= 0
     assert together.max() < 1
+
+
+@pytest.mark.parametrize("columns", [0, 1, 8, 625])
+def test_a_row_of_noise_is_the_same_in_every_block(columns):
+    whole = uniform_block(5, Purpose.TRAIN_NOISE, 2, range(12), columns)
+    parts = [uniform_block(5, Purpose.TRAIN_NOISE, 2, rows, columns) for rows in (range(5), range(5, 6), range(6, 12))]
+    assert whole.shape == (12, columns)
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_no_two_rows_of_noise_are_alike():
+    blocks = [
+        uniform_block(seed, purpose, step, range(50), 625)
+        for seed, purpose, step in (
+            (5, Purpose.TRAIN_NOISE, 2),
+            (5, Purpose.TRAIN_NOISE, 3),
+            (5, Purpose.EVALUATION_NOISE, 2),
+            (6, Purpose.TRAIN_NOISE, 2),
+        )
+    ]
+    noise = np.concatenate(blocks)
+    assert len(np.unique(noise[:, 0])) == len(noise)
+    assert np.abs(np.corrcoef(noise) - np.eye(len(noise))).max() < 0.25
+    assert noise.mean() == pytest.approx(0.5, abs=0.01)
+    assert noise.min() >= 0
+    assert noise.max() < 1
 
 
 def test_prefetched_hands_items_and_errors_over_in_order():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jetmae.data.batch import Batch, make_batch
 from jetmae.data.order import evaluation_slices, global_batch
 from jetmae.data.shards import JetDataset
-from jetmae.randomness import Purpose, uniform_rows
+from jetmae.randomness import Purpose, uniform_block, uniform_rows
 
 T = TypeVar("T")
 PREFETCHED_BATCHES = 4
@@ -56,8 +56,7 @@ def training_batches(
         positions = global_batch(step, num_jets=len(selection), batch_size=share.batch_size, seed=seed)
         micro_batches = []
         for part in share.micro_batches():
-            places = [(step, position) for position in range(part.start, part.stop)]
-            noise = uniform_rows(seed, Purpose.TRAIN_NOISE, places, noise_columns)
+            noise = uniform_block(seed, Purpose.TRAIN_NOISE, step, range(part.start, part.stop), noise_columns)
             ids = selection[positions[part]]
             micro_batches.append(make_batch(dataset.split, dataset.gather(ids), ids, noise, step=step))
         yield micro_batches
