@@ -18,6 +18,11 @@ PRESETS = PROJECT / "src" / "jetmae" / "presets"
 EXPECTATIONS = ("Command", "Cost", "Result")
 SIZES = ("small", "seed")
 WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+PLURALS = {
+    float: "numbers",
+    config.Mask: "masks, each with `kind`, `ratio`, `probability`",
+    tuple[str, ...]: "lists of names",
+}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -92,7 +97,11 @@ def in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
-        return "list of numbers" if Ellipsis in get_args(kind) else f"{len(get_args(kind))} numbers"
+        return (
+            f"list of {PLURALS[get_args(kind)[0]]}" if Ellipsis in get_args(kind) else f"{len(get_args(kind))} numbers"
+        )
+    if get_origin(kind) is dict:
+        return f"numbers by name: {in_words(get_args(kind)[0])}"
     return WORDS[kind]
 
 

@@ -152,10 +152,11 @@ class Backend:
             self._engine.train()
 
     def whole_weights(self) -> dict[str, Tensor]:
-        """All parameters and buffers in float32 on the CPU, complete on rank 0; empty on the others."""
-        weights = {}
-        named = [*self._engine.module.named_parameters(), *self._engine.module.named_buffers()]
-        for name, tensor in named:
+        """All parameters and kept buffers in float32 on the CPU, complete on rank 0; empty on the others."""
+        weights, module = {}, self._engine.module
+        kept = module.state_dict().keys()
+        named = [*module.named_parameters(), *module.named_buffers()]
+        for name, tensor in ((name, tensor) for name, tensor in named if name in kept):
             with deepspeed.zero.GatheredParameters([tensor], enabled=self.zero_stage == 3):
                 if self.world.is_main:
                     weights[name] = tensor.detach().float().cpu().clone()
