@@ -104,7 +104,7 @@ class Reconstruct(Section):
         None, min_length=1, description="one is drawn for each jet; null: patches with mask_ratio"
     )
     groups: tuple[tuple[str, ...], ...] | None = Field(
-        None, description="channels that masks hide together, by name; null: all channels are one group"
+        None, description="channels that masks hide together, by name; null: those of one detector"
     )
     targets: dict[Target, float] | None = Field(
         None, description="what is predicted, with the weight of each loss; null: pixels, weight 1"
@@ -127,9 +127,6 @@ class Reconstruct(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _require_divides("reconstruct.decoder", self.decoder_dim, self.decoder_heads)
-        by_group = [mask.kind for mask in self.masks or () if mask.kind != "patches"]
-        if by_group and len(self.groups or ()) < 2:
-            raise ValueError(f"reconstruct.masks has kind {by_group[0]}: expected reconstruct.groups with two or more")
         if self.channel_weights is not None and (min(self.channel_weights) < 0 or sum(self.channel_weights) <= 0):
             raise ValueError(f"channel_weights {self.channel_weights}: expected weights >= 0 with a positive sum")
         return self

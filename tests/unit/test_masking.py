@@ -6,7 +6,7 @@ import torch
 from jetmae.config import Mask, Reconstruct
 from jetmae.errors import JetmaeError
 from jetmae.model.patches import split_patches
-from jetmae.tasks.masking import Masking, group_of_channels, hidden_patches, masking_of
+from jetmae.tasks.masking import Masking, groups_of, hidden_patches, masking_of
 
 GROUPS = (("track_pt",), ("d0", "dz"), ("ecal",), ("hcal",), ("bpix1", "bpix2", "bpix3"))
 CHANNELS = ("track_pt", "d0", "dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
@@ -67,19 +67,22 @@ def test_a_jet_is_hidden_by_its_own_noise_alone():
 
 
 def test_groups_are_channels_by_name():
-    settings = Reconstruct(groups=GROUPS)
-    assert group_of_channels(settings, CHANNELS) == [0, 1, 1, 2, 3, 4, 4, 4]
-    assert group_of_channels(Reconstruct(), CHANNELS) == [0] * 8
+    hides_groups = Reconstruct(masks=(Mask(kind="groups"),), groups=GROUPS)
+    assert groups_of(hides_groups, CHANNELS) == [0, 1, 1, 2, 3, 4, 4, 4]
+    assert groups_of(Reconstruct(groups=GROUPS), CHANNELS) == [0] * 8  # whole patches alone are hidden
     with pytest.raises(JetmaeError, match=r"names the channels track_pt, .*expected each of a, b once"):
-        group_of_channels(settings, ("a", "b"))
+        groups_of(hides_groups, ("a", "b"))
 
 
-def test_masks_of_groups_need_groups():
-    with pytest.raises(ValueError, match=r"kind groups: expected reconstruct.groups with two or more"):
-        Reconstruct(masks=(Mask(kind="groups"),))
+def test_groups_are_detectors_unless_they_are_named():
+    hides_groups = Reconstruct(masks=(Mask(kind="patch_groups"),))
+    assert groups_of(hides_groups, CHANNELS) == [2, 0, 0, 3, 4, 1, 1, 1]
+    assert groups_of(hides_groups, ("tracks", "ecal", "hcal")) == [0, 1, 2]
+    with pytest.raises(JetmaeError, match="the channels image are one group: expected two or more"):
+        groups_of(hides_groups, ("image",))
 
 
 def test_without_masks_it_is_the_seeds():
-    masking = masking_of(Reconstruct(mask_ratio=0.6), patches=25)
+    masking = masking_of(Reconstruct(mask_ratio=0.6), patches=25, groups=1)
     assert masking.masks == (Mask(kind="patches", ratio=0.6),)
     assert masking.groups == 1

@@ -32,5 +32,5 @@ def data(tmp_path_factory) -> Path:
     ],
 )
 def test_the_warm_up_takes_half_of_the_training_at_most(data, warmup_epochs, length, warmup_steps):
-    settings = [f"data.path={data}", f"optim.warmup_epochs={warmup_epochs}", f"optim.{length}"]
+    settings = [f"data.path={data}", f"optim.warmup_epochs={warmup_epochs}", f"optim.{length}", "optim.batch_size=16"]
     assert make_plan(load_experiment("scratch", "small", settings), 1).warmup_steps == warmup_steps

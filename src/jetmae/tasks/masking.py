@@ -20,6 +20,9 @@ from torch import Tensor
 from jetmae.config import Mask, Reconstruct
 from jetmae.errors import JetmaeError
 
+ONE_DETECTOR = (("d0", "dz"), ("bpix1", "bpix2", "bpix3"))
+"""Channels by name: both impact parameters of a track, hits of one particle in three pixel layers."""
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -83,23 +86,37 @@ def hidden_patches(noise_BL: Float[Tensor, "B L"], ratio: float) -> Bool[Tensor,
     return noise_BL.argsort(dim=1, stable=True).argsort(dim=1) >= kept
 
 
-def masking_of(settings: Reconstruct, patches: int) -> Masking:
-    """The masks of the settings, or the seed's."""
-    masks = settings.masks or (Mask(kind="patches", ratio=settings.mask_ratio),)
-    return Masking(masks, patches, groups=len(settings.groups or ((),)))
-
-
-def group_of_channels(settings: Reconstruct, channels: Sequence[str]) -> list[int]:
-    """The number of each channel's group.
+def groups_of(settings: Reconstruct, channels: Sequence[str]) -> list[int]:
+    """The number of each channel's group. Where no mask hides groups, all channels are one.
 
     Raises:
         JetmaeError: the groups are not a division of these channels, or too few for a mask.
     """
-    if settings.groups is None:
+    kinds = [mask.kind for mask in settings.masks or () if mask.kind != "patches"]
+    if not kinds:
         return [0] * len(channels)
-    named = [name for group in settings.groups for name in group]
+    groups = detectors(channels) if settings.groups is None else settings.groups
+    named = [name for group in groups for name in group]
     if sorted(named) != sorted(channels):
         raise JetmaeError(
             f"reconstruct.groups names the channels {', '.join(named)}; expected each of {', '.join(channels)} once"
         )
-    return [next(g for g, group in enumerate(settings.groups) if name in group) for name in channels]
+    if len(groups) < 2:
+        raise JetmaeError(
+            f"reconstruct.masks has kind {kinds[0]}, but the channels {', '.join(channels)} are one group: expected two"
+            " or more in reconstruct.groups, or masks of kind patches alone"
+        )
+    return [next(g for g, group in enumerate(groups) if name in group) for name in channels]
+
+
+def detectors(channels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Channels of one detector that say much the same of a jet, then each of the others by itself."""
+    known = [tuple(name for name in group if name in channels) for group in ONE_DETECTOR]
+    together = {name for group in known for name in group}
+    return [group for group in known if group] + [(name,) for name in channels if name not in together]
+
+
+def masking_of(settings: Reconstruct, patches: int, groups: int) -> Masking:
+    """The masks of the settings, or the seed's."""
+    masks = settings.masks or (Mask(kind="patches", ratio=settings.mask_ratio),)
+    return Masking(masks, patches, groups)

@@ -26,7 +26,7 @@ from jetmae.model.patches import channel_first, channel_last, patchify, split_pa
 from jetmae.model.tokens import Tokens, tokens_of
 from jetmae.model.vit import drop_paths, set_drop_path_noise
 from jetmae.runtime.liveness.phases import with_phases
-from jetmae.tasks.masking import group_of_channels, masking_of
+from jetmae.tasks.masking import groups_of, masking_of
 from jetmae.tasks.mean_image import MeanImage, mean_image_of
 from jetmae.tasks.targets.choice import make_target
 from jetmae.tasks.targets.target import Truth
@@ -57,9 +57,10 @@ class ReconstructionTask(Task):
         self.experiment, self.context, self.channels = experiment, context, context.channels
         self.settings = experiment.reconstruct or Reconstruct()
         self.num_patches = context.grid[0] * context.grid[1]
-        self.masking = masking_of(self.settings, self.num_patches)
+        self.group_of_channel = groups_of(self.settings, context.channels)
+        self.num_groups = 1 + max(self.group_of_channel)
+        self.masking = masking_of(self.settings, self.num_patches, self.num_groups)
         self.hides_alike = self.settings.masks is None and experiment.model.tokens == "all"
-        self.group_of_channel = group_of_channels(self.settings, context.channels)
         self.target = make_target(self.settings, context, None if self.hides_alike else self.masking.hidden_fraction)
         self.network = self.make_network()
         self.encoder = self.network.encoder
@@ -79,7 +80,7 @@ class ReconstructionTask(Task):
             decoder_depth=settings.decoder_depth,
             decoder_heads=settings.decoder_heads,
             patch_values=self.target.values,
-            groups=len(settings.groups or ()),
+            groups=self.num_groups if self.num_groups > 1 else 0,
             has_offset=settings.mean_image_offset,
         )
 
@@ -195,7 +196,7 @@ class ReconstructionTask(Task):
         if self.experiment.model.tokens == "occupied":
             seen_BLC = seen_BLC & (sums.absolute_BLC > 0)
         tokens = tokens_of(seen_BLC.any(dim=2))
-        hidden_BKG = take_patches(hidden_BLG, tokens.kept_BK) if self.settings.groups else None
+        hidden_BKG = take_patches(hidden_BLG, tokens.kept_BK) if self.num_groups > 1 else None
         return View(tokens, hidden_BKG=hidden_BKG)
 
     def _truth(self, patches_BLP: Tensor, sums: PatchSums, asked_BM: Tensor | None) -> Truth:
