@@ -260,11 +260,24 @@ class Experiment(Section):
             )
         if self.task == "finetune" and self.init_from == RANDOM:
             raise ValueError("init_from=random: fine-tuning from random weights is the task scratch; use that")
+        self._check_pixels()
         if self.optim.layer_decay < 1 and self.task != "finetune":
             raise ValueError(
                 f"optim.layer_decay={self.optim.layer_decay}: only finetune has layers to keep; set it to 1"
             )
         return self
+
+    def _check_pixels(self) -> None:
+        """Raise ValueError for settings of the seed's loss where another is asked for."""
+        asked = self.reconstruct
+        if asked is None or (asked.targets is None and asked.masks is None and self.model.tokens == "all"):
+            return
+        for name, off in (("norm_pix_loss", False), ("channel_weights", None)):
+            if getattr(asked, name) != off:
+                raise ValueError(
+                    f"reconstruct.{name}={getattr(asked, name)} is for the pixels of whole hidden patches: expected"
+                    " reconstruct.targets=null, reconstruct.masks=null and model.tokens=all beside it"
+                )
 
 
 FREE_ON_RESUME = frozenset(

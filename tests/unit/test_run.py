@@ -19,9 +19,19 @@ from jetmae.runtime.world import World
 from jetmae.tasks.reconstruct import evenly_spaced
 from tests.conftest import TINY, TINY_DECODER
 
+PIXELS = (  # are predicted, of whole hidden patches, as the seed does
+    "data.transform=none",
+    "augment.flips=false",
+    "model.tokens=all",
+    "reconstruct.masks=null",
+    "reconstruct.targets=null",
+    "reconstruct.mean_image_offset=false",
+    "reconstruct.decoder=attention",
+)
+
 
 def make_run(sample, tmp_path, *, ranks: int = 1, rank: int = 0, more: tuple[str, ...] = ()) -> Run:
-    experiment = load_experiment("pretrain", "small", [f"data.path={sample}", *TINY, *TINY_DECODER, *more])
+    experiment = load_experiment("pretrain", "small", [f"data.path={sample}", *TINY, *TINY_DECODER, *PIXELS, *more])
     world = World(rank, ranks, rank, torch.device("cpu"))
     return Run(RunFolder(tmp_path), experiment, world, lease=None)
 
@@ -140,7 +150,7 @@ def on_threads(does: Callable[[Run], None], experiment: Experiment, tmp_path, ra
 
 
 def test_every_rank_has_the_same_mean_image_on_any_number_of_ranks(sample, tmp_path):
-    words = [f"data.path={sample}", *TINY, *TINY_DECODER, "data.evaluation_jets=33"]
+    words = [f"data.path={sample}", *TINY, *TINY_DECODER, *PIXELS, "data.evaluation_jets=33"]
     experiment = load_experiment("pretrain", "small", words)
     (alone,) = on_threads(lambda run: run.evaluation.learn_reference(), experiment, tmp_path, ranks=1)
     for run in on_threads(lambda run: run.evaluation.learn_reference(), experiment, tmp_path, ranks=2):
@@ -160,7 +170,7 @@ def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(
             assert torch.equal(run.task.features[split][0], ids)
             assert torch.equal(run.task.features[split][1], features)
             assert torch.isfinite(features).all()
-        assert run.task.features[run.plan.train_split][1].shape == (101, 16)
+        assert run.task.features[run.plan.train_split][1].shape == (101, 5 * 16)
         for name, numbers in run.task.network.state_dict().items():
             assert torch.equal(numbers, alone.task.network.state_dict()[name])
 
