@@ -138,7 +138,7 @@ def loss_of(network: nn.Module, batch: Images) -> Tensor:
     patches_BLP = patchify(batch.images_BCHW, 5)
     kept_BK, masked_BM = split_patches(batch.noise_BL, 0.75)
     target_BMP = channel_last(take_patches(patches_BLP, masked_BM), 8)
-    return reconstruction_loss(network(patches_BLP, View(Tokens(kept_BK), masked_BM)), target_BMP)
+    return reconstruction_loss(network(patches_BLP, View(Tokens(kept_BK), masked_BM))[0], target_BMP)
 
 
 def print_result(seconds: dict[str, list[list[float]]], step_s: float, num_parameters: int) -> None:

@@ -64,7 +64,7 @@ def masked(network, images, noise):
     patches = patchify(images, 5)
     kept, hidden = split_patches(noise, 0.75)
     target = channel_last(take_patches(patches, hidden), images.shape[1])
-    return network(patches, View(Tokens(kept), hidden)), target, hidden
+    return network(patches, View(Tokens(kept), hidden))[0], target, hidden
 
 
 def tiny_mae(**more) -> MaskedAutoencoder:

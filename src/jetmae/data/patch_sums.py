@@ -26,6 +26,10 @@ class PatchSums:
     signed_BLC: Float32[Tensor, "B L C"]
     """sum of the values"""
 
+    def of(self, rows: Tensor) -> "PatchSums":
+        """Of some of the jets, by number or by a mask."""
+        return PatchSums(self.absolute_BLC[rows], self.signed_BLC[rows])
+
 
 def patch_sums(pixels: SparsePixels, image_shape: tuple[int, int, int], patch_size: int, tower_size: int) -> PatchSums:
     """Sums of all patches (B, L, C); `tower_size` is 0 where no channel is stored per tower.

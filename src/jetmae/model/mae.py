@@ -4,7 +4,7 @@ Names and shapes of the parameters are those of the seed network `Masked_VIT`. W
 facebookresearch/mae's MaskedAutoencoderViT; the order of the tokens does not: attention does not care for it, so the
 visible tokens stay in front and the masked ones behind, each with its position, and nothing is shuffled back.
 
-Shapes: B batch, C channels, L patches, K kept, M masked, P = C * p * p values of a patch, D width.
+Shapes: B batch, C channels, L patches, K kept, M masked, W whole jets, F observables, P = C * p * p values of a patch, D width.
 """
 
 from dataclasses import dataclass
@@ -137,21 +137,27 @@ class MaskedAutoencoder(nn.Module):
         self.observables_head = observables_head(dim, observables) if observables else None
 
     def forward(
-        self, patches_BLP: Float[Tensor, "B L P"], view: View, *, regress: bool = False
-    ) -> Float[Tensor, "B M values"] | Float[Tensor, "B F"]:
-        """The asked patches (B, M, values), in the order of the target; or, to `regress`, observables (B, F)."""
+        self, patches_BLP: Float[Tensor, "B L P"], view: View, whole: tuple[Tensor, Tokens | None] | None = None
+    ) -> tuple[Float[Tensor, "B M values"], Float[Tensor, "W F"] | None]:
+        """The asked patches (B, M, values), in the order of the target.
+
+        `whole` are patches (W, L, P) of jets of which nothing is hidden, and the tokens that are read of them. From them
+        come observables (W, F). All of it is one call, so that every weight has a part in every step: ZeRO 3 keeps the
+        last gradient of a weight that has none.
+        """
         added_BKD = None
         if view.hidden_BKG is not None and self.hidden_groups is not None:
             added_BKD = view.hidden_BKG.to(self.hidden_groups.dtype) @ self.hidden_groups
         tokens_BKD = self.encoder(patches_BLP, view.tokens, added_BKD)
-        if regress and self.observables_head is not None:
-            observables_BF: Tensor = self.observables_head(cls_and_mean(tokens_BKD, view.tokens))
-            return observables_BF
         prediction_BMP: Tensor = self.decoder(tokens_BKD, view.tokens, view.asked_BM)
         if self.has_offset:
             offset = self.offset_LP if view.asked_BM is None else self.offset_LP[view.asked_BM]
             prediction_BMP = prediction_BMP + offset
-        return prediction_BMP
+        if whole is None or self.observables_head is None:
+            return prediction_BMP, None
+        whole_patches, whole_tokens = whole
+        features_WF = cls_and_mean(self.encoder(whole_patches, whole_tokens), whole_tokens)
+        return prediction_BMP, self.observables_head(features_WF)
 
     def set_offset(self, offset_LP: Float[Tensor, "L P"]) -> None:
         """What is added to every prediction. The last layer begins small, so that training begins near this."""
@@ -185,8 +191,10 @@ def observables_head(dim: int, observables: int) -> nn.Module:
     return head
 
 
-def cls_and_mean(tokens_BKD: Float[Tensor, "B tokens D"], tokens: Tokens) -> Float[Tensor, "B F"]:
+def cls_and_mean(tokens_BKD: Float[Tensor, "B tokens D"], tokens: Tokens | None) -> Float[Tensor, "B F"]:
     """The cls token and the mean of the real patch tokens, (B, 2 * D)."""
+    if tokens is None:
+        return torch.cat([tokens_BKD[:, 0], tokens_BKD[:, 1:].mean(dim=1)], dim=1)
     weights_BK = tokens.weights().to(tokens_BKD.dtype)
     sum_BD = (tokens_BKD[:, 1:] * weights_BK[..., None]).sum(dim=1)
     return torch.cat([tokens_BKD[:, 0], sum_BD / weights_BK.sum(dim=1, keepdim=True).clamp(min=1)], dim=1)

@@ -5,7 +5,7 @@ predicted values of a patch, G groups of channels.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,9 @@ from jetmae.model.vit import drop_paths, set_drop_path_noise
 from jetmae.runtime.liveness.phases import with_phases
 from jetmae.tasks.masking import groups_of, masking_of
 from jetmae.tasks.mean_image import MeanImage, mean_image_of
+from jetmae.tasks.region import Region
 from jetmae.tasks.targets.choice import make_target
+from jetmae.tasks.targets.observables import ObservablesTarget
 from jetmae.tasks.targets.target import Truth
 from jetmae.tasks.task import Columns, Jets, Metrics, Task, TaskContext
 
@@ -38,11 +40,13 @@ REFERENCE_JETS = 2000  # training jets that scales and the mean image of a targe
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a batch: values of the asked patches (B, M, V), the truth, and what was hidden there; None: all of it."""
+    """Of a batch: values of the asked patches (B, M, V), the truth, and what was hidden there; None: all of it;
+    and observables of whole jets."""
 
     values_BMV: Tensor
     truth: Truth
     hidden_BMC: Tensor | None
+    observables_WF: Tensor | None
 
 
 class ReconstructionTask(Task):
@@ -62,6 +66,9 @@ class ReconstructionTask(Task):
         self.masking = masking_of(self.settings, self.num_patches, self.num_groups)
         self.hides_alike = self.settings.masks is None and experiment.model.tokens == "all"
         self.target = make_target(self.settings, context, None if self.hides_alike else self.masking.hidden_fraction)
+        weight, every = self.settings.observables_weight, self.settings.observables_every
+        self.observables = ObservablesTarget(context, weight=weight, every=every)
+        self.region = Region(experiment, context)
         self.network = self.make_network()
         self.encoder = self.network.encoder
         self.augmentation = context.augmentation(experiment.augment)
@@ -82,6 +89,7 @@ class ReconstructionTask(Task):
             patch_values=self.target.values,
             groups=self.num_groups if self.num_groups > 1 else 0,
             has_offset=settings.mean_image_offset,
+            observables=self.observables.size,
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -89,18 +97,23 @@ class ReconstructionTask(Task):
 
     def prepare(self, batches: RankBatches) -> None:
         """What the target has to know of training jets. Every rank looks at the same ones, so all know the same."""
-        jets = batches.alone(batches.train_split, some_jets(batches.ids(batches.train_split), REFERENCE_JETS))
-        self.target.learn(self.context.some_sums(with_phases(jets, "scales of the target")))
+        self.target.learn(self.context.some_sums(self._reference_jets(batches)))
         if self.settings.mean_image_offset:
             self.network.set_offset(self.target.offset())
+        if self.observables.size:
+            self.observables.learn(self._reference_jets(batches))
 
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         batch = batch.to(self.context.world.device)
         _, path_noise_BN, change_noise_BN = batch.noise_BN.split(self.noise_parts, dim=1)
         set_drop_path_noise(self.network, path_noise_BN)
         jets = self.context.look(batch, network, lambda pixels: self.augmentation(pixels, change_noise_BN))
-        predicted = self._predict(network, jets)
-        return self.target.loss(predicted.values_BMV, predicted.truth, predicted.hidden_BMC)
+        whole_W = self.observables.turns(batch) if self.observables.size else None
+        predicted = self._predict(network, jets, whole_W)
+        loss = self.target.loss(predicted.values_BMV, predicted.truth, predicted.hidden_BMC)
+        if whole_W is None or predicted.observables_WF is None:
+            return loss
+        return loss + self.observables.loss(predicted.observables_WF, jets, whole_W)
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Metrics, Columns]:
         """Metrics `loss` and `explained_variance` per channel, and sums of each jet.
@@ -174,22 +187,26 @@ class ReconstructionTask(Task):
             parts.append({name: array[batch.counts_B.numpy()] for name, array in columns.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _predict(self, network: nn.Module, jets: Jets) -> Prediction:
+    def _reference_jets(self, batches: RankBatches) -> Iterator[Batch]:
+        ids = some_jets(batches.ids(batches.train_split), REFERENCE_JETS)
+        return with_phases(batches.alone(batches.train_split, ids), "scales of the target")
+
+    def _predict(self, network: nn.Module, jets: Jets, whole_W: Tensor | None = None) -> Prediction:
+        """`whole_W` are the rows of jets whose observables are asked for too."""
         patches_BLP = patchify(jets.images_BCHW, self.context.patch_size)
         noise_BN = jets.batch.noise_BN[:, : self.noise_parts[0]]
-        if self.hides_alike:
-            return self._predict_masked(network, jets, patches_BLP, noise_BN)
-        hidden_BLG = self.masking(noise_BN)
-        hidden_BLC = hidden_BLG[..., self.group_of_channel]
-        seen_BLP = patches_BLP * ~hidden_BLC.repeat_interleave(self.context.patch_size**2, dim=2)
-        values_BLV = network(seen_BLP, self._view(hidden_BLG, hidden_BLC, jets.sums))
-        return Prediction(values_BLV, self._truth(patches_BLP, jets.sums, None), hidden_BLC)
-
-    def _predict_masked(self, network: nn.Module, jets: Jets, patches_BLP: Tensor, noise_BL: Tensor) -> Prediction:
-        """The seed's way: as many patches of each jet are hidden, and only they are predicted."""
-        kept_BK, masked_BM = split_patches(noise_BL, self.settings.mask_ratio)
-        values_BMV = network(patches_BLP, View(Tokens(kept_BK), masked_BM))
-        return Prediction(values_BMV, self._truth(patches_BLP, jets.sums, masked_BM), None)
+        if self.hides_alike:  # the seed's way: as many patches of each jet, and only they are predicted
+            kept_BK, asked_BM = split_patches(noise_BN, self.settings.mask_ratio)
+            view, seen_BLP, hidden_BLC = View(Tokens(kept_BK), asked_BM), patches_BLP, None
+        else:
+            hidden_BLG = self.masking(noise_BN)
+            hidden_BLC = hidden_BLG[..., self.group_of_channel]
+            seen_BLP = patches_BLP * ~hidden_BLC.repeat_interleave(self.context.patch_size**2, dim=2)
+            view = self._view(hidden_BLG, hidden_BLC, jets.sums)
+        whole = None if whole_W is None else (patches_BLP[whole_W], self.region.tokens(jets.sums.of(whole_W)))
+        values_BMV, observables_WF = network(seen_BLP, view, whole)
+        truth = self._truth(patches_BLP, jets.sums, view.asked_BM)
+        return Prediction(values_BMV, truth, hidden_BLC, observables_WF)
 
     def _view(self, hidden_BLG: Tensor, hidden_BLC: Tensor, sums: PatchSums) -> View:
         seen_BLC = ~hidden_BLC

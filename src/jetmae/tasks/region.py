@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jetmae.config import Experiment
+from jetmae.data.patch_sums import PatchSums
 from jetmae.model.tokens import Tokens, distance_from_centre, tokens_of
 from jetmae.tasks.task import Jets, TaskContext
 
@@ -27,13 +28,13 @@ class Region:
     def __call__(self, jets: Jets, drop_noise_BL: Tensor | None = None) -> tuple[Tensor, Tokens | None, Tensor]:
         """`drop_noise_BL` is uniform; without it no patch is left out at random."""
         energy_BL = (jets.sums.absolute_BLC * self.has_energy_C).sum(dim=2)
-        return jets.images_BCHW, self._tokens(jets, drop_noise_BL), energy_BL
+        return jets.images_BCHW, self.tokens(jets.sums, drop_noise_BL), energy_BL
 
-    def _tokens(self, jets: Jets, drop_noise_BL: Tensor | None) -> Tokens | None:
+    def tokens(self, sums: PatchSums, drop_noise_BL: Tensor | None = None) -> Tokens | None:
         """None: all patches."""
         if self.near_L is None and not self.occupied_alone and drop_noise_BL is None:
             return None
-        occupied_BL = (jets.sums.absolute_BLC > 0).any(dim=2)
+        occupied_BL = (sums.absolute_BLC > 0).any(dim=2)
         wanted_BL = occupied_BL if self.occupied_alone else torch.ones_like(occupied_BL)
         if self.near_L is not None:
             wanted_BL = wanted_BL & self.near_L

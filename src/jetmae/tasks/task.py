@@ -144,8 +144,7 @@ class TaskContext:
         """Of the jets that count."""
         for batch in batches:
             moved = batch.to(self.world.device)
-            sums = self.sums(self.images.sparse(moved))
-            yield PatchSums(sums.absolute_BLC[moved.counts_B], sums.signed_BLC[moved.counts_B])
+            yield self.sums(self.images.sparse(moved)).of(moved.counts_B)
 
     def collect(self, ids: list[Tensor], columns: Mapping[str, list[Tensor]]) -> Columns:
         """Results of the jets of all ranks, ordered by sample id: `sample_id` (R,) and each column (R, ...)."""
