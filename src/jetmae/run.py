@@ -45,6 +45,7 @@ from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.rendezvous import meet
 from jetmae.runtime.world import World, world_from_environment
 from jetmae.tasks.entrypoints import make_task
+from jetmae.tasks.predictors.spaces import sum_spaces
 from jetmae.tasks.task import Task, TaskContext
 from jetmae.weights import WeightsInfo, check_fits, load_encoder, read_weights, write_weights
 
@@ -281,14 +282,15 @@ def task_context(experiment: Experiment, plan: Plan, images: ImageMaker, world: 
     """What the task has to know of its surroundings."""
     manifest = plan.manifest
     log = normalisation_of_split(manifest, plan.train_split, "log")
-    pixels_of_value = [manifest.tower_size**2 if c in images.tower_channels else 1 for c in range(len(log.scale))]
+    pixels = [manifest.tower_size**2 if c in images.tower_channels else 1 for c in range(len(log.scale))]
+    scales = [scale * number for scale, number in zip(log.scale, pixels, strict=True)]  # of a whole tower
     return TaskContext(
         images,
         world,
         channels=manifest.channels,
         units=manifest.units,
         patch_size=experiment.model.patch_size,
-        sum_scale_C=tuple(scale * pixels for scale, pixels in zip(log.scale, pixels_of_value, strict=True)),
+        spaces=sum_spaces(manifest.channels, manifest.units, torch.tensor(scales, device=world.device)),
     )
 
 

@@ -4,7 +4,8 @@ Names and shapes of the parameters are those of the seed network `Masked_VIT`. W
 facebookresearch/mae's MaskedAutoencoderViT; the order of the tokens does not: attention does not care for it, so the
 visible tokens stay in front and the masked ones behind, each with its position, and nothing is shuffled back.
 
-Shapes: B batch, C channels, L patches, K kept, M masked, W whole jets, F observables, P = C * p * p values of a patch, D width.
+Shapes: B batch, C channels, L patches, K kept, M masked, P = C * p * p values of a patch, D width, W whole
+jets, F observables.
 """
 
 from dataclasses import dataclass
@@ -141,9 +142,9 @@ class MaskedAutoencoder(nn.Module):
     ) -> tuple[Float[Tensor, "B M values"], Float[Tensor, "W F"] | None]:
         """The asked patches (B, M, values), in the order of the target.
 
-        `whole` are patches (W, L, P) of jets of which nothing is hidden, and the tokens that are read of them. From them
-        come observables (W, F). All of it is one call, so that every weight has a part in every step: ZeRO 3 keeps the
-        last gradient of a weight that has none.
+        `whole` are patches (W, L, P) of jets of which nothing is hidden, and the tokens that are read of them. From
+        them come observables (W, F). All of it is one call, so that every weight has a part in every step: ZeRO 3 keeps
+        the last gradient of a weight that has none.
         """
         added_BKD = None
         if view.hidden_BKG is not None and self.hidden_groups is not None:

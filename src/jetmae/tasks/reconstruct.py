@@ -26,11 +26,13 @@ from jetmae.model.patches import channel_first, channel_last, patchify, split_pa
 from jetmae.model.tokens import Tokens, tokens_of
 from jetmae.model.vit import drop_paths, set_drop_path_noise
 from jetmae.runtime.liveness.phases import with_phases
-from jetmae.tasks.masking import groups_of, masking_of
+from jetmae.tasks.mask_tables import MaskTables, fit_mask_tables
+from jetmae.tasks.masking import Masking, groups_of, masking_of
 from jetmae.tasks.mean_image import MeanImage, mean_image_of
 from jetmae.tasks.region import Region
 from jetmae.tasks.targets.choice import make_target
 from jetmae.tasks.targets.observables import ObservablesTarget
+from jetmae.tasks.targets.sums import SumsTarget
 from jetmae.tasks.targets.target import Truth
 from jetmae.tasks.task import Columns, Jets, Metrics, Task, TaskContext
 
@@ -40,8 +42,10 @@ REFERENCE_JETS = 2000  # training jets that scales and the mean image of a targe
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a batch: values of the asked patches (B, M, V), the truth, and what was hidden there; None: all of it;
-    and observables of whole jets."""
+    """Of a batch: values of the asked patches (B, M, V), the truth, and what was hidden there; None: all of it.
+
+    And observables of whole jets, if they were asked for.
+    """
 
     values_BMV: Tensor
     truth: Truth
@@ -76,6 +80,7 @@ class ReconstructionTask(Task):
         self.noise_parts = (mask_columns, len(drop_paths(self.network)), self.augmentation.noise_columns)
         self.noise_columns = sum(self.noise_parts)
         self.mean_image: MeanImage | None = None
+        self.tables: MaskTables | None = None
 
     def make_network(self) -> MaskedAutoencoder:
         settings = self.settings
@@ -97,11 +102,12 @@ class ReconstructionTask(Task):
 
     def prepare(self, batches: RankBatches) -> None:
         """What the target has to know of training jets. Every rank looks at the same ones, so all know the same."""
-        self.target.learn(self.context.some_sums(self._reference_jets(batches)))
+        self.batches = batches
+        self.target.learn(self.context.some_sums(self._reference_jets()))
         if self.settings.mean_image_offset:
             self.network.set_offset(self.target.offset())
         if self.observables.size:
-            self.observables.learn(self._reference_jets(batches))
+            self.observables.learn(self._reference_jets())
 
     def train_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         batch = batch.to(self.context.world.device)
@@ -125,7 +131,8 @@ class ReconstructionTask(Task):
         for batch in batches:
             jets = self.context.look(batch, network)
             ids.append(jets.batch.ids_B[jets.batch.counts_B])
-            for name, values in self._sums_per_jet(self._predict(network, jets)).items():
+            found = self._sums_per_jet(self._predict(network, jets)) | self._by_mask(network, jets)
+            for name, values in found.items():
                 sums[name].append(values[jets.batch.counts_B])
         per_jet = self.context.collect(ids, sums)
         loss = float(per_jet.pop("loss").mean())
@@ -136,9 +143,14 @@ class ReconstructionTask(Task):
     def learn_reference(self, training_jets: Iterable[Batch]) -> None:
         """From now on `evaluate` also scores the mean image of these jets as the prediction for every jet.
 
-        They must not be among those that are evaluated.
+        They must not be among those that are evaluated. Where sums over patches are predicted, it also scores each kind
+        of mask by itself, beside other simple predictors.
         """
         self.mean_image = mean_image_of(training_jets, self._all_targets, self.context.world)
+        if isinstance(self.target, SumsTarget) and not self.hides_alike:
+            self.tables = fit_mask_tables(
+                self._masked_sums, self.context.spaces, self.masking, self.group_of_channel, self.context.grid
+            )
 
     def pictures(self, network: nn.Module, batch: Batch) -> dict[str, NDArray[Any]]:
         """`image`, `reconstruction` (B, C, H, W) in source units, `mask` and `mask_of_channels`, True where hidden.
@@ -187,11 +199,31 @@ class ReconstructionTask(Task):
             parts.append({name: array[batch.counts_B.numpy()] for name, array in columns.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _reference_jets(self, batches: RankBatches) -> Iterator[Batch]:
-        ids = some_jets(batches.ids(batches.train_split), REFERENCE_JETS)
-        return with_phases(batches.alone(batches.train_split, ids), "scales of the target")
+    def _reference_jets(self) -> Iterator[Batch]:
+        split = self.batches.train_split
+        jets = self.batches.alone(split, some_jets(self.batches.ids(split), REFERENCE_JETS))
+        return with_phases(jets, "reference jets")
 
-    def _predict(self, network: nn.Module, jets: Jets, whole_W: Tensor | None = None) -> Prediction:
+    def _masked_sums(self) -> Iterator[tuple[PatchSums, Tensor]]:
+        for batch in self._reference_jets():
+            moved = batch.to(self.context.world.device)
+            sums = self.context.sums(self.context.images.sparse(moved))
+            yield sums.of(moved.counts_B), moved.noise_BN[moved.counts_B, : self.noise_parts[0]]
+
+    def _by_mask(self, network: nn.Module, jets: Jets) -> dict[str, Tensor]:
+        """Columns of each kind of mask, after `learn_reference`."""
+        columns: dict[str, Tensor] = {}
+        if self.tables is None or not isinstance(self.target, SumsTarget):
+            return columns
+        for kind, masking in self.tables.maskings.items():
+            predicted = self._predict(network, jets, masking=masking)
+            hidden_BLC = self.tables.hidden(kind, jets.batch.noise_BN[:, : self.noise_parts[0]])
+            columns |= self.tables.columns(kind, jets.sums, hidden_BLC, self.target.expected(predicted.values_BMV))
+        return columns
+
+    def _predict(
+        self, network: nn.Module, jets: Jets, whole_W: Tensor | None = None, masking: Masking | None = None
+    ) -> Prediction:
         """`whole_W` are the rows of jets whose observables are asked for too."""
         patches_BLP = patchify(jets.images_BCHW, self.context.patch_size)
         noise_BN = jets.batch.noise_BN[:, : self.noise_parts[0]]
@@ -199,7 +231,7 @@ class ReconstructionTask(Task):
             kept_BK, asked_BM = split_patches(noise_BN, self.settings.mask_ratio)
             view, seen_BLP, hidden_BLC = View(Tokens(kept_BK), asked_BM), patches_BLP, None
         else:
-            hidden_BLG = self.masking(noise_BN)
+            hidden_BLG = (masking or self.masking)(noise_BN)
             hidden_BLC = hidden_BLG[..., self.group_of_channel]
             seen_BLP = patches_BLP * ~hidden_BLC.repeat_interleave(self.context.patch_size**2, dim=2)
             view = self._view(hidden_BLG, hidden_BLC, jets.sums)

@@ -23,6 +23,7 @@ from jetmae.data.patch_sums import PatchSums, patch_sums
 from jetmae.data.pixels import SparsePixels
 from jetmae.data.rank_batches import RankBatches
 from jetmae.runtime.world import World
+from jetmae.tasks.predictors.spaces import SumSpaces
 
 Metrics = dict[str, Any]
 """Numbers by name, `loss` among them; a value may be a mapping, such as one number per channel."""
@@ -105,8 +106,8 @@ class TaskContext:
     channels: tuple[str, ...]
     units: tuple[str, ...]
     patch_size: int
-    sum_scale_C: tuple[float, ...]
-    """of each channel's sums over patches, source units; see tasks/targets/statistics.py"""
+    spaces: SumSpaces
+    """in which sums over patches are compared"""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,7 +1,5 @@
 """The target that the settings ask for."""
 
-import torch
-
 from jetmae.config import Reconstruct
 from jetmae.tasks.targets.pixels import PixelTarget
 from jetmae.tasks.targets.sums import SumsTarget
@@ -16,7 +14,7 @@ def make_target(settings: Reconstruct, context: TaskContext, hidden_fraction: fl
         return PixelTarget(settings, context.images, patch_pixels, device)
     return SumsTarget(
         {str(name): weight for name, weight in (settings.targets or {"pixels": 1.0}).items()},
-        scale_C=torch.tensor(context.sum_scale_C, device=device),
+        spaces=context.spaces,
         patch_pixels=patch_pixels,
         hidden_fraction=hidden_fraction or 1.0,
         has_offset=settings.mean_image_offset,

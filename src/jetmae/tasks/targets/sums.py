@@ -7,7 +7,7 @@ Single pixels of a hidden patch are random; how much is in it is not. Each loss 
                    (Dunn and Smyth 2005): its best prediction is the expectation of S
     raw_sums       squared error of that expectation, divided by the standard deviation of the place and of the channel
     occupancy      binary cross-entropy of "there is something"
-    signed_sums    squared error of the signed sum, standardised and clipped; of channels with negative values alone
+    signed_sums    squared error of the signed sum, standardised and clipped; of the channels d0 and dz alone
 
 S is the sum of absolute values in source units. `tweedie_sums` and `raw_sums` share one output, log(S / mean).
 
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jetmae.data.patch_sums import PatchSums
+from jetmae.tasks.predictors.spaces import SumSpaces
 from jetmae.tasks.targets.pixels import squared_pixel_error
 from jetmae.tasks.targets.statistics import SumStatistics, sum_statistics
 from jetmae.tasks.targets.target import Target, Truth
@@ -46,14 +47,14 @@ class SumsTarget(Target):
         self,
         weights: Mapping[str, float],
         *,
-        scale_C: Float[Tensor, " C"],
+        spaces: SumSpaces,
         patch_pixels: int,
         hidden_fraction: float,
         has_offset: bool,
     ):
-        self.weights, self.scale_C, self.patch_pixels = dict(weights), scale_C, patch_pixels
+        self.weights, self.spaces, self.patch_pixels = dict(weights), spaces, patch_pixels
         self.hidden_fraction, self.has_offset = hidden_fraction, has_offset
-        channels = len(scale_C)
+        channels = len(spaces.scale_C)
         heads = list(dict.fromkeys(HEADS[name] for name in weights if name in HEADS))
         self.widths = dict.fromkeys(heads, channels) | (
             {"pixels": channels * patch_pixels} if "pixels" in weights else {}
@@ -62,7 +63,7 @@ class SumsTarget(Target):
         self.statistics: SumStatistics | None = None
 
     def learn(self, batches: Iterable[PatchSums]) -> None:
-        self.statistics = sum_statistics(batches, self.scale_C)
+        self.statistics = sum_statistics(batches, self.spaces)
 
     def offset(self) -> Float[Tensor, "L V"]:
         known = self._known()
@@ -124,17 +125,15 @@ class SumsTarget(Target):
         if "log_mean" in outputs:
             found["sums"] = self._mean(outputs)
         elif "log_sum" in outputs:  # without a correction for the curvature of the logarithm
-            found["sums"] = torch.expm1(found["log_sums"].clamp(min=0)) * known.scale_C
+            found["sums"] = torch.expm1(found["log_sums"].clamp(min=0)) * self.spaces.scale_C
         if "signed_sum" in outputs:
             signed_BMC = outputs["signed_sum"] * known.signed_std_C
-            found["sums"] = torch.where(known.is_signed_C, signed_BMC, found.get("sums", signed_BMC))
+            found["sums"] = torch.where(self.spaces.is_signed_C, signed_BMC, found.get("sums", signed_BMC))
         return found
 
     def truths(self, truth: Truth) -> dict[str, Tensor]:
         """What `expected` is compared with."""
-        known = self._known()
-        sums_BMC = torch.where(known.is_signed_C, truth.sums.signed_BLC, truth.sums.absolute_BLC)
-        return {"log_sums": known.log_sums(truth.sums.absolute_BLC), "sums": sums_BMC}
+        return self.spaces.truths(truth.sums.absolute_BLC, truth.sums.signed_BLC)
 
     def to_pixels(self, prediction_BMV: Tensor, truth: Truth) -> Float[Tensor, "B M P"]:
         """Every pixel of a patch has the same share of its sum."""
@@ -159,11 +158,11 @@ class SumsTarget(Target):
         return outputs["log_mean"].clamp(-LOG_MEAN_LIMIT, LOG_MEAN_LIMIT).exp() * self._known().mean_C
 
     def _pixels(self, outputs: Mapping[str, Tensor], truth: Truth) -> Tensor:
-        return squared_pixel_error(outputs["pixels"], truth.pixels_BMP, len(self.scale_C))
+        return squared_pixel_error(outputs["pixels"], truth.pixels_BMP, len(self.spaces.scale_C))
 
     def _log_sums(self, outputs: Mapping[str, Tensor], truth: Truth) -> Tensor:
         known = self._known()
-        target_BMC = (known.log_sums(truth.sums.absolute_BLC) - known.log_mean_C) / known.log_std_C
+        target_BMC = (self.spaces.log_sums(truth.sums.absolute_BLC) - known.log_mean_C) / known.log_std_C
         return (outputs["log_sum"] - target_BMC) ** 2
 
     def _tweedie(self, outputs: Mapping[str, Tensor], truth: Truth) -> Tensor:
@@ -186,5 +185,5 @@ class SumsTarget(Target):
     def _signed_sums(self, outputs: Mapping[str, Tensor], truth: Truth) -> Tensor:
         known = self._known()
         target_BMC = known.clipped(truth.sums.signed_BLC) / known.signed_std_C
-        share = len(self.scale_C) / known.is_signed_C.sum().clamp(min=1)  # a mean over the signed channels
-        return (outputs["signed_sum"] - target_BMC) ** 2 * known.is_signed_C * share
+        share = len(self.spaces.scale_C) / self.spaces.is_signed_C.sum().clamp(min=1)  # a mean over the signed channels
+        return (outputs["signed_sum"] - target_BMC) ** 2 * self.spaces.is_signed_C * share
