@@ -3,8 +3,9 @@
 Shapes: B jets, L patches, C channels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from jetmae.tasks.predictors.spaces import SumsBatch, SumSpaces
 
 MaskedSums = Iterable[tuple[PatchSums, Tensor]]
 """Jets and the noise of their masks, batch by batch."""
+BySpace = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class MaskTables:
         self, kind: str, sums: PatchSums, hidden_BLC: Tensor, predicted: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Per jet and channel (B, C), named `<kind>/<space>/<what>`, for each space in which a network predicts."""
-        truths, columns = self.spaces.truths(sums.absolute_BLC, sums.signed_BLC), {}
+        truths = self.spaces.truths(sums.absolute_BLC, sums.signed_BLC)
+        columns: dict[str, Tensor] = {}
         simple = self._simple(kind, sums, hidden_BLC)
         for space, predicted_BLC in predicted.items():
             truth_BLC = truths[space]
@@ -46,16 +49,11 @@ class MaskTables:
             columns |= {f"{kind}/{space}/{name}": values_BC for name, values_BC in found.items()}
         return columns
 
-    def _simple(
-        self, kind: str, sums: PatchSums, hidden_BLC: Tensor
-    ) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    def _simple(self, kind: str, sums: PatchSums, hidden_BLC: Tensor) -> dict[str, tuple[BySpace, BySpace]]:
         """What each simple predictor predicts, and the part of its squared error that is no fault of it."""
         given = (sums.absolute_BLC, sums.signed_BLC, hidden_BLC)
         return {
-            name: (
-                predictor.predict(*given),
-                dict(predictor.excess) if isinstance(predictor, MeanImagePredictor) else {},
-            )
+            name: (predictor.predict(*given), predictor.excess if isinstance(predictor, MeanImagePredictor) else {})
             for name, predictor in self.predictors[kind].items()
         }
 
@@ -68,15 +66,15 @@ def fit_mask_tables(
     grid: tuple[int, int],
 ) -> MaskTables:
     """From training jets, which are gone through twice for each kind of mask; the first mask of a kind stands for it."""
-    maskings = {mask.kind: masking.only(mask) for mask in reversed(masking.masks)}
-    maskings = {kind: maskings[kind] for kind in dict.fromkeys(mask.kind for mask in masking.masks)}
+    maskings: dict[str, Masking] = {}
+    for mask in masking.masks:
+        maskings.setdefault(mask.kind, masking.only(mask))
 
     def masked(one: Masking) -> Iterator[SumsBatch]:
         for sums, noise_BN in jets():
             yield sums.absolute_BLC, sums.signed_BLC, one(noise_BN)[..., group_of_channel]
 
     predictors = {
-        kind: fit_predictors(lambda one=one: masked(one), spaces, grid, group_of_channel)
-        for kind, one in maskings.items()
+        kind: fit_predictors(partial(masked, one), spaces, grid, group_of_channel) for kind, one in maskings.items()
     }
     return MaskTables(spaces, maskings, group_of_channel, predictors)

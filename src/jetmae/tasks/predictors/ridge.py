@@ -46,9 +46,11 @@ class RidgePredictor:
         """
         features = NeighbourFeatures(mean_image, grid, group_of_channel)
         shape_KG = (features.classes, len(features.first_of_group))
-        exact = {"dtype": torch.float64, "device": mean_image.absolute_LC.device}
-        squares_KGFF = torch.zeros((*shape_KG, features.width, features.width), **exact)
-        products_KGFV = torch.zeros((*shape_KG, features.width, len(features.channel_V)), **exact)
+        device = mean_image.absolute_LC.device
+        squares_KGFF = torch.zeros((*shape_KG, features.width, features.width), dtype=torch.float64, device=device)
+        products_KGFV = torch.zeros(
+            (*shape_KG, features.width, len(features.channel_V)), dtype=torch.float64, device=device
+        )
         for absolute_BLC, signed_BLC, hidden_BLC in batches:
             for part in zip(*(x.split(JETS_AT_ONCE) for x in (absolute_BLC, signed_BLC, hidden_BLC)), strict=True):
                 _add(squares_KGFF, products_KGFV, features, *part)
