@@ -11,7 +11,12 @@ from jetmae.model.patches import patchify, take_patches
 from tests.conftest import PROJECT
 
 SOURCE = PROJECT / "src" / "jetmae"
-CHECKED = [*sorted((SOURCE / "model").glob("*.py")), SOURCE / "data" / "batch.py", SOURCE / "data" / "images.py"]
+CHECKED = [
+    *sorted((SOURCE / "model").glob("*.py")),
+    *sorted((SOURCE / "data" / "observables").glob("*.py")),
+    SOURCE / "data" / "batch.py",
+    SOURCE / "data" / "images.py",
+]
 
 
 @pytest.mark.parametrize(
