@@ -122,6 +122,11 @@ def test_what_lies_outside_the_jet_is_in_the_last_ring_alone():
     assert (outside["ecal_ring_5"], outside["ecal_ring_6"]) == pytest.approx((0, math.log(6)))
 
 
+def test_a_ring_begins_at_its_inner_edge():
+    found = observed(("ecal", 0, 3, 5.0), ("hcal", 5, 0, 5.0))
+    assert found["ecal_ring_4"] == found["hcal_ring_5"] == pytest.approx(math.log(6))
+
+
 def test_rings_take_the_size_of_signed_values():
     found = observed(("d0", 0, 0, -0.25), ("dz", 1, 0, 1.0), ("dz", 1, 1, -2.0))
     assert found["d0_ring_1"] == pytest.approx(math.log(1.25))
@@ -168,10 +173,11 @@ def test_mirrored_images_have_the_same_observables(sides):
     torch.testing.assert_close(observables(mirrored, CHANNELS), observables(images, CHANNELS), rtol=1e-4, atol=1e-4)
 
 
-def test_a_repeated_seed_does_not_break_the_mirror():
-    """Nothing is left for a second seed, and the jet's second tower lies towards a corner."""
-    jet = image_of(("ecal", -6, -6, 9.0), ("ecal", -7, -6, 1.0))
-    torch.testing.assert_close(observables(jet.flip(2, 3), CHANNELS), observables(jet, CHANNELS), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("side", [1, -1])
+def test_where_nothing_is_left_a_seed_has_no_place_of_its_own(side):
+    """The soft tower belongs to the hard one, and is the jet's first or last."""
+    found = observed(("ecal", -9 * side, -1 * side, 9.0), ("ecal", -9 * side, -3 * side, 1.0))
+    assert found["calorimeter_tau_4"] == found["calorimeter_tau_1"] == pytest.approx(0.1 * 2 * TOWER)
 
 
 def test_jets_do_not_know_of_each_other():

@@ -22,7 +22,7 @@ def energy_correlations(gev_BL: Float32[Tensor, "B L"], towers: Towers) -> dict[
     (arXiv:1305.0007; D2: arXiv:1409.6298).
     """
     share_BK, distance_BKK = _hardest(gev_BL, towers)
-    found = {}
+    found: dict[str, Tensor] = {}
     for beta in ANGULAR_EXPONENTS:
         angle_BKK = distance_BKK**beta
         e2_B = torch.einsum("bi,bj,bij->b", share_BK, share_BK, angle_BKK) / 2  # each pair comes twice

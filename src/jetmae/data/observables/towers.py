@@ -50,7 +50,8 @@ def tower_grid_of(height: int, width: int, device: torch.device) -> Towers:
 def tower_sums(images_BCHW: Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B C L"]:
     """Sum of abs(value) over the pixels of each tower (B, C, L)."""
     rows_BCHWP = images_BCHW.abs().unflatten(3, (-1, TOWER_PIXELS)).unflatten(2, (-1, TOWER_PIXELS))
-    return rows_BCHWP.sum(dim=(3, 5)).flatten(2)
+    sums_BCL: Tensor = rows_BCHWP.sum(dim=(3, 5)).flatten(2)
+    return sums_BCL
 
 
 def on_pixels(chosen_L: Bool[Tensor, " L"], height: int, width: int) -> Bool[Tensor, "H W"]:
