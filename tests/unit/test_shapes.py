@@ -12,7 +12,11 @@ from tests.conftest import PROJECT
 
 SOURCE = PROJECT / "src" / "jetmae"
 DATA = ("batch", "pixels", "images", "augmentation", "patch_sums")
-CHECKED = [*sorted((SOURCE / "model").glob("*.py")), *(SOURCE / "data" / f"{name}.py" for name in DATA)]
+CHECKED = [
+    *sorted((SOURCE / "model").glob("*.py")),
+    *sorted((SOURCE / "data" / "observables").glob("*.py")),
+    *(SOURCE / "data" / f"{name}.py" for name in DATA),
+]
 
 
 @pytest.mark.parametrize(
