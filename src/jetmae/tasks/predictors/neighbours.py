@@ -43,7 +43,9 @@ class NeighbourFeatures:
         self.kernels_R1KK = ring_kernels().to(device)
         channel_C = torch.arange(len(group_of_channel), device=device)
         self.channel_V = torch.cat([channel_C, channel_C, channel_C[self.spaces.is_signed_C]])
-        self.first_of_group = [group_of_channel.index(group) for group in sorted(set(group_of_channel))]
+        groups = sorted(set(group_of_channel))
+        self.first_of_group = [group_of_channel.index(group) for group in groups]
+        self.group_V = [groups.index(group_of_channel[channel]) for channel in self.channel_V.tolist()]
         self.scale_V, self.mean_LV = self._scale(), self._mean()
         self.classes = len(CLASS_EDGES) + 1
         rings, zones = len(RING_EDGES) - 1, len(ZONE_EDGES) + 1

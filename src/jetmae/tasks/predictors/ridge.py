@@ -7,7 +7,7 @@ Shapes: B jets, L patches, C channels, V deviations, F features, K classes of di
 patches of a class.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,20 +45,16 @@ class RidgePredictor:
         together; fewer groups are faster. Sums are added up in float64, so memory does not grow with the jets.
         """
         features = NeighbourFeatures(mean_image, grid, group_of_channel)
-        shape_KG = (features.classes, len(features.first_of_group))
-        device = mean_image.absolute_LC.device
-        squares_KGFF = torch.zeros((*shape_KG, features.width, features.width), dtype=torch.float64, device=device)
-        products_KGFV = torch.zeros(
-            (*shape_KG, features.width, len(features.channel_V)), dtype=torch.float64, device=device
-        )
-        for absolute_BLC, signed_BLC, hidden_BLC in batches:
-            for part in zip(*(x.split(JETS_AT_ONCE) for x in (absolute_BLC, signed_BLC, hidden_BLC)), strict=True):
-                _add(squares_KGFF, products_KGFV, features, *part)
+        models = (features.classes, len(features.first_of_group), features.width)
+        zero = torch.zeros((), dtype=torch.float64, device=mean_image.absolute_LC.device)
+        squares_KGFF = zero.new_zeros((*models, features.width))
+        products_KGFV = zero.new_zeros((*models, len(features.channel_V)))
+        for batch in batches:
+            for jets in _parts(*batch):
+                _add(squares_KGFF, products_KGFV, features, *jets)
         weights_KGFV = ridge_weights(squares_KGFF, products_KGFV)
-        number = {group: place for place, group in enumerate(sorted(set(group_of_channel)))}
-        group_V = [number[group_of_channel[channel]] for channel in features.channel_V.tolist()]
-        weights_VKF = [weights_KGFV[:, group, :, column] for column, group in enumerate(group_V)]
-        return cls(features, torch.stack(weights_VKF, dim=-1).float())
+        columns_VKF = [weights_KGFV[:, group, :, column] for column, group in enumerate(features.group_V)]
+        return cls(features, torch.stack(columns_VKF, dim=-1).float())
 
     def predict(
         self,
@@ -67,10 +63,7 @@ class RidgePredictor:
         hidden_BLC: Bool[Tensor, "B L C"],
     ) -> dict[str, Float[Tensor, "B L C"]]:
         """In each space; hidden values are not looked at."""
-        parts = [
-            self._predicted_deviations(*part)
-            for part in zip(*(x.split(JETS_AT_ONCE) for x in (absolute_BLC, signed_BLC, hidden_BLC)), strict=True)
-        ]
+        parts = [self._predicted_deviations(*jets) for jets in _parts(absolute_BLC, signed_BLC, hidden_BLC)]
         return self.features.sums(torch.cat(parts))
 
     def _predicted_deviations(self, absolute_BLC: Tensor, signed_BLC: Tensor, hidden_BLC: Tensor) -> Tensor:
@@ -90,6 +83,11 @@ def ridge_weights(squares_FF: Float64[Tensor, "*models F F"], products_FV: Float
     return weights_FV
 
 
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few jets at a time, whose features fit into memory."""
+    return zip(*(tensor_BLC.split(JETS_AT_ONCE) for tensor_BLC in tensors), strict=True)
+
+
 def _add(
     squares_KGFF: Tensor,
     products_KGFV: Tensor,
@@ -103,9 +101,8 @@ def _add(
     features_BLF = features(deviations_BLV, hidden_BLC)
     for number in range(features.classes):
         of_class_L = features.class_L == number
-        of_class = [x[:, of_class_L] for x in (features_BLF, deviations_BLV, hidden_BLC)]
         for group, channel in enumerate(features.first_of_group):
-            hidden_BK = of_class[2][..., channel]
-            features_NF, deviations_NV = (x[hidden_BK].double() for x in of_class[:2])
+            chosen_BL = hidden_BLC[..., channel] & of_class_L
+            features_NF, deviations_NV = features_BLF[chosen_BL].double(), deviations_BLV[chosen_BL].double()
             squares_KGFF[number, group] += features_NF.T @ features_NF
             products_KGFV[number, group] += features_NF.T @ deviations_NV
