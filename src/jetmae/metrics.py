@@ -187,11 +187,11 @@ def explained_variance(
 
     0: no better than the mean of the channel; 1: perfect; negative: worse than the mean.
     Input per jet, summed over its masked pixels: squared error, value, value squared; and the number of those pixels,
-    the same for every channel. The uncertainty is the delete-one jackknife over jets (pixels of one jet are not
-    independent): Efron and Stein, Ann. Statist. 9 (1981) 586. nan for a channel without variance.
+    (N, C), or (N,) if every channel has the same. The uncertainty is the delete-one jackknife over jets (pixels of one
+    jet are not independent): Efron and Stein, Ann. Statist. 9 (1981) 586. nan for a channel without variance.
     """
     sums = [np.asarray(a, dtype=np.float64) for a in (sse_NC, sum_NC, sum_of_squares_NC)]
-    sums.append(np.asarray(count_N, dtype=np.float64)[:, None])
+    sums.append(np.asarray(count_N, dtype=np.float64).reshape(len(sums[0]), -1))
     totals = [a.sum(axis=0) for a in sums]
     num_jets = len(sums[0])
     value_C = _explained(*totals)

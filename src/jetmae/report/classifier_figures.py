@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from jetmae import metrics
 from jetmae.metrics import Floats
+from jetmae.report.evaluation_results import Predictions
 from jetmae.report.figure_style import GREY, Style, label_axes, legend, make_panels, plain_text
-from jetmae.report.run_reader import Predictions
 
 
 def roc_curves(predictions: Mapping[str, Predictions], styles: Mapping[str, Style]) -> Figure:

@@ -15,7 +15,8 @@ from jetmae import metrics
 from jetmae.metrics import UNKNOWN, ChannelMeasurement, Measurement
 from jetmae.records.metrics import number_of
 from jetmae.report.controls import control_of
-from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
+from jetmae.report.evaluation_results import Predictions, Reconstruction
+from jetmae.report.run_reader import RecordedRun, read_runs
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -33,7 +33,8 @@ from jetmae.report.comparison import (
     print_table,
 )
 from jetmae.report.conclusions import headline
-from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
+from jetmae.report.evaluation_results import Predictions, Reconstruction
+from jetmae.report.run_reader import RecordedRun, read_runs
 from jetmae.run_folder import RunFolder
 from jetmae.watch.parts import Parts
 from jetmae.watch.status import ledger_of, queue_for, status_of

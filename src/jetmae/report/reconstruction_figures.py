@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from jetmae.metrics import Floats, Measurement
+from jetmae.report.evaluation_results import Reconstruction
 from jetmae.report.figure_style import (
     MINUS,
     REFERENCE_COLOUR,
@@ -21,7 +22,6 @@ from jetmae.report.figure_style import (
     make_panels,
     plain_text,
 )
-from jetmae.report.run_reader import Reconstruction
 
 _HIDDEN_GREY = "#C9CDD2"  # masked patches in the pictures
 _SIGNED_CHANNELS = ("d0", "dz")
