@@ -144,14 +144,14 @@ def read_hidden_sums(path: Path) -> tuple[HiddenSums, ...]:
 
 
 def read_closure(path: Path) -> tuple[ClosurePair, ...]:
-    """All pairs of the file, by name; none without a file.
+    """All pairs of the file, whole jets before hits; none without a file.
 
     Raises:
         DataError: the file is damaged, or a pair is not two lists of the same jets.
     """
     arrays = _read_arrays(path, lambda name: name.startswith("closure/")) or {}
     pairs = []
-    for what in sorted({name.split("/")[1] for name in arrays}):
+    for what in sorted({name.split("/")[1] for name in arrays}, key=lambda what: (not what.startswith("jet"), what)):
         pair = [arrays.get(f"closure/{what}/{side}") for side in ("truth", "reconstructed")]
         if pair[0] is None or pair[1] is None or pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
             raise DataError(f"{path}: closure/{what} is not one truth and one reconstructed per jet; {_again(path)}")

@@ -87,12 +87,12 @@ def label_axes(ax: Axes, x: str, y: str) -> None:
     ax.tick_params(labelsize=9.5)
 
 
-def legend(ax: Axes, loc: Location = "best", title: str | None = None) -> None:
-    """Without a frame; `outside` is above the axes, for many long names."""
+def legend(ax: Axes, loc: Location = "best", title: str | None = None, num_columns: int = 1) -> None:
+    """Without a frame; `outside` is above the axes, where data may be everywhere inside."""
     where: Style = {"loc": loc}
     if loc == "outside":
-        where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2}
-    ax.legend(**where, title=title, fontsize=9, title_fontsize=8, frameon=False)
+        where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "columnspacing": 1.2, "handlelength": 1.4}
+    ax.legend(**where, ncols=num_columns, title=title, fontsize=9, title_fontsize=8, frameon=False)
 
 
 def plain_text(raw: str) -> str:

@@ -42,7 +42,7 @@ def _draw_curves(ax: Axes, curves: Sequence[LabelCurve]) -> None:
     finish_axes(ax)
     ax.set_xscale("log")
     _stretch_towards_one(ax, lowest, max(float(point.aucs.max()) for curve in curves for point in curve.points))
-    legend(ax, loc="outside")
+    legend(ax, loc="outside", num_columns=2)
 
 
 def _draw_curve(ax: Axes, curve: LabelCurve, line_style: str) -> None:
