@@ -18,7 +18,8 @@ from jetmae.metrics import Measurement, measure_auc, paired_auc_difference
 from jetmae.report import figure_style
 from jetmae.report.comparison import MINUS, MISSING, compare, format_measurement, format_rejection
 from jetmae.report.conclusions import headline
-from jetmae.report.page import comparison_table, print_table, unit_notes, write_report
+from jetmae.report.page import comparison_table, print_table, write_report
+from jetmae.report.reconstruction_chapter import unit_notes
 from jetmae.report.run_reader import read_run, read_runs
 from tests.unit.report_runs import (
     CHANNELS,
@@ -99,8 +100,8 @@ def test_page_carries_every_picture_and_the_same_pictures_lie_beside_it(report: 
     assert all(
         image.startswith(b"\x89PNG\r\n\x1a\n") and image.rstrip().endswith(b"IEND\xaeB`\x82") for image in images
     )
-    # curves 2, classification 4, bars 1, two jets of two splits 4, means 2
-    assert len(images) == 13
+    # curves 2, classification 4, bars 1, two jets of two splits, each twice, 8, means 2
+    assert len(images) == 17
 
 
 def test_page_refers_to_nothing_outside(report: Path) -> None:
@@ -132,7 +133,7 @@ def test_page_reports_every_channel_of_both_splits(report: Path) -> None:
 
 
 def test_nothing_half_written_is_left(report: Path) -> None:
-    assert {path.suffix for path in report.parent.iterdir()} == {".html", ".png"}
+    assert {path.suffix for path in report.parent.iterdir()} == {".html", ".png", ".csv", ".json"}
     assert not [path for path in report.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -315,7 +316,7 @@ def test_a_pretraining_alone_makes_a_report(tmp_path: Path) -> None:
     page = read_page(write_report([folder], tmp_path / "out", "Only pretraining"))
     assert "no classifier to compare" in page.text
     assert "pretraining explains between" in page.text
-    assert len(page.images()) == 6
+    assert len(page.images()) == 8
 
 
 def test_a_mean_image_tells_of_how_many_jets_it_is(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def _draw_gains(ax: Axes, score: HiddenScore) -> None:
         at = np.arange(len(value)) + (number - (len(score.gain) - 1) / 2) * 0.18
         colour = "#5F6368" if predictor == "mean image" else _PREDICTOR_COLOUR[predictor]
         style = {"marker": _MARKER[predictor], "color": colour, "markersize": 4.5, "capsize": 2, "linestyle": "none"}
-        ax.errorbar(at, value, sigma, label=f"network {MINUS} {predictor}", **style)
-    _finish(ax, score, "difference")
+        ax.errorbar(at, value, sigma, label=predictor, **style)
+    _finish(ax, score, f"network {MINUS} predictor")
     legend(ax, loc="outside", num_columns=3)
 
 
@@ -60,6 +60,7 @@ def _finish(ax: Axes, score: HiddenScore, label: str) -> None:
     ax.set_xticks(np.arange(len(channels)), [channel_name(channel) for channel in channels])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(_percent))
+    ax.set_xlim(-0.6, len(channels) - 0.4)
     ax.margins(y=0.14)
     label_axes(ax, "", label)
     ax.tick_params(axis="x", which="both", length=0)

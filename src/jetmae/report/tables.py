@@ -9,9 +9,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-from jetmae.metrics import Measurement
+from jetmae import metrics
+from jetmae.metrics import UNKNOWN, Measurement
 from jetmae.report.closure import ClosureSummary
 from jetmae.report.comparison import Row
+from jetmae.report.evaluation_results import Predictions
 from jetmae.report.explained_variance import HiddenScore
 from jetmae.report.label_efficiency import LabelStudy
 
@@ -85,7 +87,7 @@ def explained_variance_records(scores: Mapping[str, Sequence[HiddenScore]]) -> l
             "channel": channel,
             "predictor": predictor,
             **_both("explained_variance", measured),
-            **_both("network_minus_predictor", score.gain.get(predictor, {}).get(channel, Measurement(math.nan, math.nan))),
+            **_both("network_minus_predictor", score.gain.get(predictor, {}).get(channel, UNKNOWN)),
         }
         for run, of_run in scores.items()
         for score in of_run
@@ -109,12 +111,34 @@ def closure_records(closures: Mapping[str, Sequence[ClosureSummary]]) -> list[Re
     ]
 
 
+def calibration_records(predictions: Mapping[str, Predictions]) -> list[Record]:
+    """One record per classifier and bin of the score."""
+    records: list[Record] = []
+    for run, found in predictions.items():
+        bins = metrics.calibration_bins(found.score, found.label)
+        for number in range(len(bins.num_jets)):
+            records.append(
+                {
+                    "run": run,
+                    "score_from": float(bins.edges[number]),
+                    "score_to": float(bins.edges[number + 1]),
+                    "jets": int(bins.num_jets[number]),
+                    "mean_score": float(bins.mean_score[number]),
+                    "signal_fraction": float(bins.signal_fraction[number]),
+                    "signal_fraction_sigma": float(bins.uncertainty[number]),
+                }
+            )
+    return records
+
+
 def csv_text(records: Sequence[Record]) -> str:
     """With a line of names at the top."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, records[0].keys(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: "" if _is_unknown(value) else value for name, value in record.items()} for record in records)
+    writer.writerows(
+        {name: "" if _is_unknown(value) else value for name, value in record.items()} for record in records
+    )
     return stream.getvalue()
 
 
