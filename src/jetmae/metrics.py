@@ -180,6 +180,21 @@ def calibration_bins(scores_N: ArrayLike, labels_N: ArrayLike, num_bins: int = 1
     )
 
 
+def expected_calibration_error(scores_N: ArrayLike, labels_N: ArrayLike) -> Measurement:
+    """Mean distance of the bins of `calibration_bins` to the diagonal, each bin by its number of jets.
+
+    Naeini, Cooper and Hauskrecht, AAAI (2015) 2901. 0: every score is the probability of a signal. The uncertainty
+    takes the bins' fractions as independent. Finite bins miss the diagonal by chance: the error is biased upwards.
+    """
+    bins = calibration_bins(scores_N, labels_N)
+    some = bins.num_jets > 0
+    if not some.any():
+        return UNKNOWN
+    share = bins.num_jets[some] / bins.num_jets.sum()
+    distance = np.abs(bins.mean_score[some] - bins.signal_fraction[some])
+    return Measurement(float(share @ distance), float(np.sqrt(((share * bins.uncertainty[some]) ** 2).sum())))
+
+
 def explained_variance(
     sse_NC: ArrayLike, sum_NC: ArrayLike, sum_of_squares_NC: ArrayLike, count_N: ArrayLike
 ) -> ChannelMeasurement:

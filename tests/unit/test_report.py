@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 
 from jetmae.errors import JetmaeError
@@ -19,132 +18,18 @@ from jetmae.metrics import Measurement, measure_auc, paired_auc_difference
 from jetmae.report import figure_style
 from jetmae.report.comparison import MINUS, MISSING, compare, format_measurement, format_rejection
 from jetmae.report.conclusions import headline
-from jetmae.report.page import comparison_table, print_table, unit_notes, write_report
+from jetmae.report.page import comparison_table, print_table, write_report
+from jetmae.report.reconstruction_chapter import unit_notes
 from jetmae.report.run_reader import read_run, read_runs
-
-CHANNELS = ("track_pt", "d0", "dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
-UNITS = ("GeV", "cm", "cm", "GeV", "GeV", "hits", "hits", "hits")
-
-
-# --- synthetic producer of the run-folder contract -------------------------------------------------------------------
-
-
-def make_run(
-    folder: Path,
-    task: str,
-    *,
-    init_from: str | None = None,
-    seed: int = 1,
-    train_jets: int | None = None,
-    completed: bool = True,
-) -> Path:
-    """config, metrics of 12 steps in two epochs, attempts."""
-    folder.mkdir(parents=True)
-    data = {"path": "data/top", "transform": "asinh", "train_jets": train_jets}
-    config = {
-        "task": task,
-        "seed": seed,
-        "init_from": init_from,
-        "data": data,
-        "model": {"dim": 8},
-        "optim": {"lr": 1e-3},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [row for step in range(1, 13) for row in metric_rows(task, step)]
-    write_lines(folder / "metrics.jsonl", rows)
-    write_lines(folder / "attempts.jsonl", [{"attempt": 1, "event": "start", "world_size": 2}])
-    if completed:
-        with (folder / "attempts.jsonl").open("a") as stream:
-            stream.write(json.dumps({"attempt": 1, "event": "end", "cause": "completed"}) + "\n")
-        (folder / "COMPLETED").touch()
-    return folder
-
-
-def metric_rows(task: str, step: int) -> list[dict]:
-    shared = {"step": step, "samples": 64 * step, "epoch": step / 6, "attempt": 1, "time_s": 2.0 * step}
-    loss = 0.2 + 0.8 / step
-    rows = [{"split": "train", "loss": loss, "lr": 1e-3 / step, "grad_norm": 1.0, "jets_per_s": 50.0, **shared}]
-    if step % 6 == 0:
-        extra = (
-            {"explained_variance": dict.fromkeys(CHANNELS, 0.1)}
-            if task == "pretrain"
-            else {"accuracy": 0.7, "auc": 0.8}
-        )
-        rows.append({"split": "validation", "loss": loss + 0.05, **shared, **extra})
-    return rows
-
-
-def write_lines(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def add_predictions(folder: Path, separation: float, *, num_jets: int = 400, shuffle_seed: int | None = None) -> None:
-    """Scores of the same jets in every run: a common difficulty per jet, plus what the run adds to it."""
-    shared = np.random.default_rng(0)
-    label = shared.integers(0, 2, num_jets)
-    difficulty = shared.normal(size=num_jets)
-    own = np.random.default_rng(int(1000 * separation)).normal(scale=0.3, size=num_jets)
-    score = 1 / (1 + np.exp(-(separation * (2 * label - 1) + difficulty + own)))
-    order = np.arange(num_jets) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(num_jets)
-    arrays = {
-        "score": score.astype(np.float32),
-        "label": label.astype(np.int8),
-        "sample_id": np.arange(num_jets, dtype=np.int64) + 7,
-        "pt_gev": shared.uniform(400, 800, num_jets).astype(np.float32),
-    }
-    (folder / "evaluation").mkdir(exist_ok=True)
-    for split in ("test", "validation"):
-        path = folder / "evaluation" / f"predictions_{split}.npz"
-        np.savez(path, classes=np.array(["qcd", "top"]), **{key: value[order] for key, value in arrays.items()})
-
-
-def add_reconstruction(folder: Path, split: str, *, side: int = 25, num_jets: int = 30, units: tuple = UNITS) -> None:
-    """Two sparse example jets, one of each class.
-
-    HCAL is explained to 50 % (20 % by the mean image), the last channel is constant.
-    """
-    random = np.random.default_rng(len(split))
-    image = random.exponential(1.0, (2, 8, side, side)) * (random.random((2, 8, side, side)) < 0.1)
-    image[:, 1:3] *= random.choice([-1, 1], image[:, 1:3].shape)
-    value = random.normal(size=(num_jets, 8, 50))
-    value[:, -1] = 3.0
-    left_over = np.ones(8)
-    left_over[4] = 0.5
-    as_mean_image = np.where(np.arange(8) == 4, 0.8, 1.0)
-    arrays = {
-        "image": image.astype(np.float32),
-        "reconstruction": (0.5 * image).astype(np.float32),
-        "mask": np.kron(random.random((2, side // 5, side // 5)) < 0.75, np.ones((5, 5))).astype(bool),
-        "label": np.array([0, 1], dtype=np.int8),
-        "sse": left_over * (value**2).sum(-1),
-        "sse_of_mean_image": as_mean_image * (value**2).sum(-1),
-        "sum": value.sum(-1),
-        "sum_of_squares": (value**2).sum(-1),
-        "count": np.full(num_jets, 50),
-        "mean_image": np.abs(image).mean(0).astype(np.float32),
-        "mean_reconstruction": (0.5 * np.abs(image).mean(0)).astype(np.float32),
-    }
-    (folder / "evaluation").mkdir(exist_ok=True)
-    text = {"channels": np.array(CHANNELS), "units": np.array(units), "loss_space": np.array("asinh, then z-score")}
-    np.savez(folder / "evaluation" / f"reconstruction_{split}.npz", **arrays, **text)
-
-
-def make_chain(root: Path) -> list[Path]:
-    """The five runs of the experiment, finished."""
-    pretrain = make_run(root / "pretrain", "pretrain")
-    for split in ("train", "test"):
-        add_reconstruction(pretrain, split)
-    classifiers = (
-        ("scratch", "scratch", None, 0.6),
-        ("finetune", "finetune", str(pretrain), 1.2),
-        ("probe", "probe", str(pretrain), 0.5),
-        ("probe-random", "probe", "random", 0.4),
-    )
-    folders = [pretrain]
-    for name, task, init_from, separation in classifiers:
-        folders.append(make_run(root / name, task, init_from=init_from))
-        add_predictions(folders[-1], separation)
-    return folders
+from tests.unit.report_runs import (
+    CHANNELS,
+    add_predictions,
+    add_reconstruction,
+    make_chain,
+    make_run,
+    metric_rows,
+    write_lines,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -215,8 +100,8 @@ def test_page_carries_every_picture_and_the_same_pictures_lie_beside_it(report: 
     assert all(
         image.startswith(b"\x89PNG\r\n\x1a\n") and image.rstrip().endswith(b"IEND\xaeB`\x82") for image in images
     )
-    # curves 2, classification 4, bars 1, two jets of two splits 4, means 2
-    assert len(images) == 13
+    # curves 2, classification 4, bars 1, two jets of two splits, each twice, 8, means 2
+    assert len(images) == 17
 
 
 def test_page_refers_to_nothing_outside(report: Path) -> None:
@@ -248,7 +133,7 @@ def test_page_reports_every_channel_of_both_splits(report: Path) -> None:
 
 
 def test_nothing_half_written_is_left(report: Path) -> None:
-    assert {path.suffix for path in report.parent.iterdir()} == {".html", ".png"}
+    assert {path.suffix for path in report.parent.iterdir()} == {".html", ".png", ".csv", ".json"}
     assert not [path for path in report.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -431,7 +316,7 @@ def test_a_pretraining_alone_makes_a_report(tmp_path: Path) -> None:
     page = read_page(write_report([folder], tmp_path / "out", "Only pretraining"))
     assert "no classifier to compare" in page.text
     assert "pretraining explains between" in page.text
-    assert len(page.images()) == 6
+    assert len(page.images()) == 8
 
 
 def test_a_mean_image_tells_of_how_many_jets_it_is(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from jetmae import metrics
 from jetmae.metrics import Floats
+from jetmae.report.evaluation_results import Predictions
 from jetmae.report.figure_style import GREY, Style, label_axes, legend, make_panels, plain_text
-from jetmae.report.run_reader import Predictions
 
 
 def roc_curves(predictions: Mapping[str, Predictions], styles: Mapping[str, Style]) -> Figure:
@@ -77,7 +77,9 @@ def calibration(predictions: Mapping[str, Predictions], styles: Mapping[str, Sty
         bins = metrics.calibration_bins(found.score, found.label)
         some = bins.num_jets > 0
         points = bins.mean_score[some], bins.signal_fraction[some], bins.uncertainty[some]
-        ax.errorbar(*points, marker="o", markersize=4, linewidth=1.4, capsize=2, label=plain_text(name), **styles[name])
+        error = metrics.expected_calibration_error(found.score, found.label)
+        label = f"{plain_text(name)}  ECE {error.value:.3f}"
+        ax.errorbar(*points, marker="o", markersize=4, linewidth=1.4, capsize=2, label=label, **styles[name])
     ax.set(xlim=(0, 1), ylim=(0, 1))
     label_axes(ax, "mean score in the bin", "share of signal in the bin")
     legend(ax, loc="upper left")

@@ -15,7 +15,8 @@ from jetmae import metrics
 from jetmae.metrics import UNKNOWN, ChannelMeasurement, Measurement
 from jetmae.records.metrics import number_of
 from jetmae.report.controls import control_of
-from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
+from jetmae.report.evaluation_results import Predictions, Reconstruction
+from jetmae.report.run_reader import RecordedRun, read_runs
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -34,6 +35,7 @@ class Row:
     steps: int
     accuracy: Measurement = UNKNOWN  # fraction
     auc: Measurement = UNKNOWN
+    calibration_error: Measurement = UNKNOWN  # expected, of the score as a probability
     rejection_30: Measurement = UNKNOWN  # 1 / eps_B at 30 % signal efficiency; (inf, nan): no background jet passed
     rejection_50: Measurement = UNKNOWN
     rejection_limit: float = math.nan  # 95 % lower limit that replaces an infinite rejection
@@ -73,6 +75,7 @@ def _row(run: RecordedRun, predictions: Predictions | None) -> Row:
         row,
         accuracy=metrics.accuracy(score, label),
         auc=metrics.measure_auc(score, label),
+        calibration_error=metrics.expected_calibration_error(score, label),
         rejection_30=metrics.background_rejection(score, label, 0.3),
         rejection_50=metrics.background_rejection(score, label, 0.5),
         rejection_limit=metrics.background_rejection_limit(label),

@@ -5,27 +5,33 @@ n pairs has the variance s^2 / n + sigma_test^2:
 
 - s is the scatter between the pairs, of n *different* controls: runs that share a control share its luck, so their
   differences are first averaged into one.
+  Pretrainings of the same settings but other seeds are averaged likewise. Where all labels meet all pretrainings, the
+  scatter between the means per pretraining is added to that between the controls.
 - sigma_test is the mean of the pairs' own DeLong uncertainties. All pairs are scored on the same jets, and what these
   happen to be shifts every difference alike: it neither shows in s nor shrinks with n. The standard deviation of a mean
   is at most the mean of the standard deviations, reached when all errors go together, so this is an upper bound.
 
 A change is claimed when zero lies outside the 95 % interval by Student's t with n - 1 degrees of freedom (Student,
 Biometrika 6 (1908) 1). One control shows no scatter at all: the sentence then says which of two networks is better on
-these jets, not what pretraining does. All seeds of a chain start from one pretraining, whose scatter is never in it.
+these jets, not what pretraining does. All seeds of a chain start from one pretraining: its scatter is in a number only
+where several pretrainings are.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jetmae.metrics import Measurement
-from jetmae.report.comparison import auc_difference, compare, format_measurement
-from jetmae.report.controls import CONTROL, control_of, recipe_of, why_no_control
-from jetmae.report.run_reader import Predictions, RecordedRun
+from jetmae.report.comparison import compare, format_measurement
+from jetmae.report.controls import CONTROL, recipe_of, why_no_control
+from jetmae.report.evaluation_results import Predictions
+from jetmae.report.pairs import Pair, pairs_of
+from jetmae.report.run_reader import RecordedRun
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; the last stands for more, a little too wide.
 STUDENT_95 = (
@@ -47,13 +53,13 @@ class MeanDifference:
     delta: Measurement
     num_runs: int
     num_controls: int  # different ones: so many independent differences
+    num_pretrainings: int = 1  # whose scatter is in the uncertainty
 
     @property
     def half_width(self) -> float:
         """Half the width of the 95 % interval. With one control it covers the test jets alone."""
-        degrees = self.num_controls - 1
-        quantile = STUDENT_95[min(degrees, len(STUDENT_95)) - 1] if degrees else _NORMAL_95
-        return quantile * self.delta.uncertainty
+        several = [number for number in (self.num_controls, self.num_pretrainings) if number > 1]
+        return quantile_95(min(several, default=1) - 1) * self.delta.uncertainty
 
     @property
     def over(self) -> str:
@@ -72,6 +78,11 @@ class Group:
     mean: MeanDifference
 
 
+def quantile_95(degrees: int) -> float:
+    """Of Student's t, two-sided; the normal one without a degree of freedom, where no scatter is known."""
+    return STUDENT_95[min(degrees, len(STUDENT_95)) - 1] if degrees else _NORMAL_95
+
+
 def headline(runs: Sequence[RecordedRun]) -> list[str]:
     """What the numbers say, one sentence each: fine-tuning, probes, reconstruction. The first is the result."""
     predictions = {run.name: found for run in runs if (found := run.predictions()) is not None}
@@ -88,26 +99,26 @@ def headline(runs: Sequence[RecordedRun]) -> list[str]:
 
 def _groups(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str) -> list[Group]:
     recipes: list[dict[str, object]] = []
-    deltas: list[dict[str, list[Measurement]]] = []
-    for run, control in _pairs(runs, predictions, kind):
-        recipe = recipe_of(run, control)
+    members: list[list[Pair]] = []
+    for pair in pairs_of(runs, predictions, kind):
+        recipe = recipe_of(pair.run, pair.control, runs)
         if recipe not in recipes:
             recipes.append(recipe)
-            deltas.append({})
-        delta, _ = auc_difference(predictions[run.name], predictions[control.name])
-        deltas[recipes.index(recipe)].setdefault(control.name, []).append(delta)
-    return [Group(kind, label, mean_difference(of)) for label, of in zip(_labels(recipes), deltas, strict=True)]
+            members.append([])
+        members[recipes.index(recipe)].append(pair)
+    return [Group(kind, label, mean_of_pairs(pairs)) for label, pairs in zip(_labels(recipes), members, strict=True)]
 
 
-def _pairs(
-    runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str
-) -> Iterator[tuple[RecordedRun, RecordedRun]]:
-    """Evaluated runs of a kind with their controls."""
-    for run in runs:
-        if run.kind == kind and run.name in predictions:
-            control = control_of(run, CONTROL[kind], runs, predictions)
-            if control is not None:
-                yield run, control
+def mean_of_pairs(pairs: Sequence[Pair]) -> MeanDifference:
+    """As `mean_difference`, of the pairs of one recipe."""
+    per_control: dict[str, list[Measurement]] = {}
+    per_pretraining: dict[str, list[float]] = {}
+    for pair in pairs:
+        per_control.setdefault(pair.control.name, []).append(pair.delta)
+        per_pretraining.setdefault(pair.pretraining, []).append(pair.delta.value)
+    if len(per_control) == len(per_pretraining) == len(pairs):
+        return mean_difference(per_control)  # each pair has labels and a pretraining of its own
+    return mean_difference(per_control, [float(np.mean(values)) for values in per_pretraining.values()])
 
 
 def _labels(recipes: Sequence[Mapping[str, object]]) -> list[str]:
@@ -117,15 +128,25 @@ def _labels(recipes: Sequence[Mapping[str, object]]) -> list[str]:
     return [", ".join(f"{name}={recipe[name]}" for name in varied if name in recipe) for recipe in recipes]
 
 
-def mean_difference(deltas: Mapping[str, Sequence[Measurement]]) -> MeanDifference:
-    """Mean over the controls of the differences to each, with the variance written at the top of this file."""
+def mean_difference(
+    deltas: Mapping[str, Sequence[Measurement]], per_pretraining: Sequence[float] = ()
+) -> MeanDifference:
+    """Mean over the controls of the differences to each, with the variance written at the top of this file.
+
+    `per_pretraining` are the mean differences of each pretraining, where several have met the same controls.
+    """
     # (controls, 2): value and uncertainty, both averaged over the runs that share a control
     per_control = np.array([np.mean(shared, axis=0) for shared in deltas.values()])
     value, test_sigma = per_control.mean(axis=0).tolist()
-    num_controls = len(per_control)
-    scatter = float(per_control[:, 0].std(ddof=1)) if num_controls > 1 else 0.0
-    uncertainty = math.hypot(scatter / num_controls**0.5, test_sigma)
-    return MeanDifference(Measurement(value, uncertainty), sum(map(len, deltas.values())), num_controls)
+    scatter = math.hypot(_sigma_of_mean(per_control[:, 0]), _sigma_of_mean(per_pretraining))
+    delta = Measurement(value, math.hypot(scatter, test_sigma))
+    return MeanDifference(delta, sum(map(len, deltas.values())), len(per_control), max(1, len(per_pretraining)))
+
+
+def _sigma_of_mean(values: ArrayLike) -> float:
+    """By their scatter; 0 for fewer than two, which show none."""
+    values = np.asarray(values, dtype=np.float64)
+    return float(values.std(ddof=1) / values.size**0.5) if values.size > 1 else 0.0
 
 
 def sentence(kind: str, mean: MeanDifference, label: str = "") -> str:

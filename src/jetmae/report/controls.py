@@ -1,6 +1,7 @@
 """Which run another one is measured against: its control, the same supervised problem without the pretraining.
 
-A control has the same seed, data, transform, training split, number of labels, network and batch size (`PROBLEM`). The
+A control has the same seed, data, transform, crop, training split, number of labels, network and batch size
+(`PROBLEM`). The
 rest of the recipe (learning rate, epochs, ...) may differ, as it does between the presets of fine-tuning and scratch,
 unless a sweep varies it: a setting that takes several values among the runs of both kinds on this problem has to agree
 as well. Of several controls the one that differs in the fewest settings is taken, then the first by name. A run without
@@ -8,15 +9,25 @@ a control is not compared: with any other one, the difference would be that of t
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from jetmae.report.run_reader import RecordedRun
 
 CONTROL = {"finetune": "scratch", "probe": "random probe"}
 
 # What defines the supervised problem, together with all of `model`.
-PROBLEM = ("seed", "data.path", "data.train_split", "data.train_jets", "data.transform", "optim.batch_size")
+PROBLEM = (
+    "seed",
+    "data.path",
+    "data.train_split",
+    "data.train_jets",
+    "data.transform",
+    "data.crop_patches",
+    "optim.batch_size",
+)
 
-_SECTIONS = ("data", "model", "classify", "optim")  # `engine` and `log` change how it is computed and watched
+# `engine` and `log` change how it is computed and watched.
+_SECTIONS = ("data", "augment", "model", "reconstruct", "classify", "optim")
 _NO_MATTER = ("data.verify_hashes", "optim.max_skipped_steps")
 
 
@@ -49,9 +60,22 @@ def settings_of(run: RecordedRun) -> dict[str, object]:
     return {name: value for name, value in flat.items() if name not in _NO_MATTER}
 
 
-def recipe_of(run: RecordedRun, control: RecordedRun) -> dict[str, object]:
-    """Settings of a run without the seed, and those of its control that differ. Pairs with equal ones are averaged."""
+def pretraining_of(run: RecordedRun, runs: Iterable[RecordedRun]) -> RecordedRun | None:
+    """The pretraining that a run starts from, if it is among these runs."""
+    start = Path(str(run.config.get("init_from"))).resolve()
+    return next((other for other in runs if other.kind == "pretrain" and other.folder == start), None)
+
+
+def recipe_of(run: RecordedRun, control: RecordedRun, runs: Iterable[RecordedRun] = ()) -> dict[str, object]:
+    """Settings of a run without the seed, and those of its control that differ. Pairs with equal ones are averaged.
+
+    A pretraining among `runs` counts by its settings without the seed, any other one by its name.
+    """
     ours, theirs = settings_of(run), settings_of(control)
+    pretraining = pretraining_of(run, runs)
+    if pretraining is not None:
+        ours = {name: value for name, value in ours.items() if name != "init_from"}
+        ours |= {f"pretraining's {name}": value for name, value in settings_of(pretraining).items() if name != "seed"}
     different = [name for name in _differing(run, control) if name != "init_from"]
     recipe = ours | {f"{control.kind}'s {name}": theirs.get(name) for name in different}
     return {name: value for name, value in recipe.items() if name != "seed"}

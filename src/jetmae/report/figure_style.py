@@ -2,7 +2,8 @@
 
 No pyplot: figures belong to the caller, and nothing global changes. One colour per kind of run everywhere (Okabe and
 Ito's palette, safe for colour-blind readers); several runs of one kind differ in line style. Twelve inches of width
-fill the page, so that type has the same size in every figure.
+fill the page, so that type has the same size in every figure. Frames, ticks and labels are those of the field's papers,
+set here: mplhep does the same for figures of pyplot, and asks for the newest matplotlib.
 """
 
 import io
@@ -15,13 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jetmae.report.run_reader import RecordedRun
+from jetmae.report.run_reader import LOGISTIC, TREES, RecordedRun
 
 KIND_COLOUR = {
     "finetune": "#0072B2",
     "scratch": "#D55E00",
     "probe": "#009E73",
     "random probe": "#CC79A7",
+    LOGISTIC: "#000000",
+    TREES: "#B87A00",
     "pretrain": "#4D4D4D",
 }
 SPLIT_COLOUR = {"train": "#9CC9E3", "test": "#0072B2"}
@@ -32,7 +35,7 @@ GREY = "#8A8A8A"
 PIXELS_PER_INCH = 170  # 96 on the page; the rest is for screens with a high resolution
 
 Style = dict[str, Any]  # keywords of matplotlib
-Location = Literal["best", "upper left", "upper right", "lower center"]
+Location = Literal["best", "upper left", "upper right", "lower center", "outside"]
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -64,20 +67,32 @@ def make_panels(
     for unused in axes[count:]:
         unused.set_visible(False)
     for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25, linewidth=0.5)
-        ax.set_axisbelow(True)
+        finish_axes(ax)
     return figure, axes[:count]
 
 
+def finish_axes(ax: Axes) -> None:
+    """As in papers of the field: a closed frame, ticks on all sides that point inwards, small ones between."""
+    ax.minorticks_on()
+    ax.tick_params(which="both", direction="in", top=True, right=True)
+    ax.tick_params(which="major", length=6)
+    ax.tick_params(which="minor", length=3)
+    ax.set_axisbelow(True)
+
+
 def label_axes(ax: Axes, x: str, y: str) -> None:
-    ax.set_xlabel(x, fontsize=11)
-    ax.set_ylabel(y, fontsize=11)
+    """Labels at the ends of the axes, where papers of the field have them."""
+    ax.set_xlabel(x, fontsize=11, loc="right")
+    ax.set_ylabel(y, fontsize=11, loc="top")
     ax.tick_params(labelsize=9.5)
 
 
-def legend(ax: Axes, loc: Location = "best", title: str | None = None) -> None:
-    ax.legend(loc=loc, title=title, fontsize=9, title_fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
+def legend(ax: Axes, loc: Location = "best", title: str | None = None, num_columns: int = 1) -> None:
+    """Without a frame; `outside` is above the axes, where data may be everywhere inside."""
+    where: Style = {"loc": loc}
+    if loc == "outside":
+        where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "columnspacing": 1.2, "handlelength": 1.4}
+    ax.legend(**where, ncols=num_columns, title=title, fontsize=9, title_fontsize=8, frameon=False)
 
 
 def plain_text(raw: str) -> str:

@@ -4,8 +4,6 @@ The page needs no network, no scripts and no other file, so it can be mailed, ar
 node. Its order is a physicist's: the result, the comparison it rests on, curves, reconstruction, pictures, set-up.
 """
 
-import base64
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,25 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 from jetmae import metrics
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, written_aside
 from jetmae.records.attempts import EndLine
 from jetmae.records.metrics import TrainLine
-from jetmae.report import classifier_figures, curve_figures, figure_style, reconstruction_figures
-from jetmae.report.comparison import (
-    MISSING,
-    Row,
-    cells,
-    compare,
-    comparison_table,
-    explained_variance_columns,
-    print_table,
-)
+from jetmae.report import classifier_figures, curve_figures, figure_style, tables
+from jetmae.report.comparison import MISSING, Row, cells, compare, comparison_table, print_table
 from jetmae.report.conclusions import headline
-from jetmae.report.run_reader import Predictions, Reconstruction, RecordedRun, read_runs
+from jetmae.report.evaluation_results import Predictions
+from jetmae.report.label_chapter import LabelChapter, label_chapter
+from jetmae.report.picture import Picture, picture_of
+from jetmae.report.reconstruction_chapter import ReconstructionChapter, reconstruction_chapter
+from jetmae.report.run_reader import OBSERVABLES, RecordedRun, networks, read_runs
 from jetmae.run_folder import RunFolder
 from jetmae.watch.parts import Parts
 from jetmae.watch.status import ledger_of, queue_for, status_of
@@ -50,40 +43,27 @@ PART_COLOUR = {  # Okabe and Ito's, which the colour-blind can tell apart
     "queued": "#999999",
     "lost": "#D55E00",
 }
-_ENERGY_CHANNELS = ("pt", "ecal", "hcal")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as it stands in the page."""
-
-    file_name: str
-    png: bytes
-    alternative_text: str
-    caption: str = ""
-
-    @property
-    def source(self) -> str:
-        """The picture as a data URL."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+_LEADING_SENTENCES = 6  # the others can be unfolded
 
 
 def write_report(run_folders: Iterable[Path], output: Path, title: str) -> Path:
-    """Write `output/report.html` and its PNGs; each file is replaced whole. Returns the page's path.
+    """Write `output/report.html`, its PNGs, CSVs and report.json; each file is replaced whole. Returns the page's path.
 
     Runs may be missing or unfinished: what is not there is said, not drawn.
 
     Raises:
         JetmaeError: a folder is no run, none has metrics yet, or `output` cannot be written.
     """
-    runs = read_runs(run_folders)
-    content = page_content(runs, title)
+    report = Report.of(read_runs(run_folders), title)
+    page = _template().render(page_content(report)).encode()
     folder = make_folder(Path(output))
-    page = folder / "report.html"
-    for picture in _pictures_of(content):
+    for picture in _pictures_of(report):
         _write(folder / picture.file_name, picture.png)
-    _write(page, _template().render(content).encode())
-    return page
+    for name, records in report.tables.items():
+        _write(folder / f"{name}.csv", tables.csv_text(records).encode())
+    _write(folder / "report.json", tables.json_text(title, report.sentences, report.tables).encode())
+    _write(folder / "report.html", page)
+    return folder / "report.html"
 
 
 def _template() -> Any:
@@ -99,32 +79,84 @@ def _write(path: Path, content: bytes) -> None:
         raise JetmaeError(f"cannot write {path} ({error.strerror}); choose another output folder") from error
 
 
-def page_content(runs: Sequence[RecordedRun], title: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Report:
+    """All that is known and drawn, before it becomes a page and files."""
+
+    title: str
+    runs: Sequence[RecordedRun]
+    rows: Sequence[Row]
+    sentences: Sequence[str]
+    curves: Sequence[Picture]
+    classification: Sequence[Picture]
+    labels: LabelChapter | None
+    pretraining: Sequence[ReconstructionChapter]
+
+    @classmethod
+    def of(cls, runs: Sequence[RecordedRun], title: str) -> "Report":
+        rows = compare(runs)
+        chapters = [
+            reconstruction_chapter(*pair) for pair in zip(runs, rows, strict=True) if pair[0].kind == "pretrain"
+        ]
+        return cls(
+            title=title,
+            runs=runs,
+            rows=rows,
+            sentences=headline(runs),
+            curves=_curves(networks(runs)),
+            classification=_classification(runs),
+            labels=label_chapter(runs, _all_predictions(runs)),
+            pretraining=[reconstruction_chapter(run, row) for run, row in pretrainings],
+        )
+
+    @property
+    def tables(self) -> dict[str, list[tables.Record]]:
+        """By file name without its ending; those that have lines."""
+        study = self.labels.study if self.labels else None
+        found = {
+            "comparison": tables.comparison_records(self.rows),
+            "label_efficiency": tables.label_curve_records(study),
+            "label_differences": tables.label_difference_records(study),
+            "explained_variance": tables.explained_variance_records({c.name: c.scores for c in self.pretraining}),
+            "closure": tables.closure_records({c.name: c.closures for c in self.pretraining}),
+            "calibration": tables.calibration_records(_all_predictions(self.runs)),
+        }
+        return {name: records for name, records in found.items() if records}
+
+
+def page_content(report: Report) -> dict[str, Any]:
     """Everything the template shows, by name."""
-    rows = compare(runs)
-    sentences = headline(runs)
+    runs, rows = report.runs, report.rows
+    sentences = report.sentences or ["Nothing to compare yet."]
+    trained = [pair for pair in zip(runs, rows, strict=True) if pair[0] in networks(runs)]
     return {
-        "title": title,
+        "title": report.title,
         "written_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "headline": sentences[0] if sentences else "Nothing to compare yet.",
-        "more_sentences": sentences[1:],
+        "headline": sentences[0],
+        "more_sentences": sentences[1:_LEADING_SENTENCES],
+        "folded_sentences": sentences[_LEADING_SENTENCES:],
         "rows": [{"row": row, "cells": cells(row), "colour": figure_style.KIND_COLOUR[row.kind]} for row in rows],
         "several_references": len({row.delta_reference for row in rows if row.delta_reference}) > 1,
         "classified": any(row.kind != "pretrain" for row in rows),
-        "curves": _curves(runs),
-        "classification": _classification(runs),
+        "has_observables": any(row.kind in OBSERVABLES for row in rows),
+        "curves": report.curves,
+        "classification": report.classification,
+        "labels": report.labels,
         "confusion": _confusion(runs),
-        "pretraining": [_pretraining(run, row) for run, row in zip(runs, rows, strict=True) if run.kind == "pretrain"],
+        "pretraining": report.pretraining,
         "parts": PART_COLOUR,
-        "times": _times(runs),
-        "setup": [_setup(run, row) for run, row in zip(runs, rows, strict=True)],
+        "times": _times([run for run, _ in trained]),
+        "setup": [_setup(run, row) for run, row in trained],
+        "files": [f"{name}.csv" for name in report.tables],
     }
 
 
-def _pictures_of(content: dict[str, Any]) -> list[Picture]:
-    pictures = [*content["curves"], *content["classification"]]
-    for chapter in content["pretraining"]:
-        pictures += [*chapter["bars"], *chapter["events"], *chapter["more_events"], *chapter["means"]]
+def _pictures_of(report: Report) -> list[Picture]:
+    pictures = [*report.curves, *report.classification]
+    if report.labels:
+        pictures.append(report.labels.picture)
+    for chapter in report.pretraining:
+        pictures += chapter.pictures
     return pictures
 
 
@@ -133,7 +165,7 @@ def _curves(runs: Sequence[RecordedRun]) -> list[Picture]:
         ("loss_curves", curve_figures.loss_curves(runs), "Loss and validation AUC of all runs against jets seen", ""),
         ("learning_rate", curve_figures.learning_rates(runs), "Learning rate of all runs against jets seen", ""),
     ]
-    return [_picture(name, figure, text, caption) for name, figure, text, caption in figures if figure]
+    return [picture_of(name, figure, text, caption) for name, figure, text, caption in figures if figure]
 
 
 def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
@@ -153,7 +185,7 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
         ("scores", classifier_figures.score_histograms(found, styles), "Histograms of the scores by class",
          "Share of the jets of each class per bin of the score, logarithmic."),
     ]  # fmt: skip
-    return [_picture(name, figure, text, caption) for name, figure, text, caption in figures if figure]
+    return [picture_of(name, figure, text, caption) for name, figure, text, caption in figures if figure]
 
 
 def _all_predictions(runs: Sequence[RecordedRun]) -> dict[str, Predictions]:
@@ -174,77 +206,6 @@ def _confusion(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
         lines = [(true, counts[index]) for index, true in enumerate(found.classes)]
         tables.append({"name": name, "classes": found.classes, "lines": lines})
     return tables
-
-
-def _pretraining(run: RecordedRun, row: Row) -> dict[str, Any]:
-    splits = {split: found for split in ("train", "test") if (found := run.reconstruction(split)) is not None}
-    events = [_event(run, split, found, example) for split, found, example in _examples(splits)]
-    return {
-        "name": run.name,
-        "splits": list(splits),
-        "loss_space": next((found.loss_space for found in splits.values()), ""),
-        "explained": explained_variance_columns(row) if row.explained_variance else None,
-        "has_mean_image": bool(row.by_mean_image),
-        "bars": _bars(run, row),
-        "events": [picture for picture, first in events if first],
-        "more_events": [picture for picture, first in events if not first],
-        "means": [_mean_picture(run, split, found) for split, found in splits.items() if found.image.size],
-        "notes": unit_notes(next(iter(splits.values()), None)),
-    }
-
-
-def _bars(run: RecordedRun, row: Row) -> list[Picture]:
-    if not row.explained_variance:
-        return []
-    figure = reconstruction_figures.explained_variance_bars(row.explained_variance, row.by_mean_image)
-    return [_picture(f"{_slug(run.name)}_explained_variance", figure, f"Explained variance per channel, {run.name}")]
-
-
-def _examples(splits: dict[str, Reconstruction]) -> Iterable[tuple[str, Reconstruction, int]]:
-    """The first jet of each class, or the first jet, of every split."""
-    for split, found in splits.items():
-        labels = found.label.tolist() if found.label is not None else [0] * len(found.image)
-        for label in dict.fromkeys(labels):
-            yield split, found, labels.index(label)
-
-
-def _event(run: RecordedRun, split: str, found: Reconstruction, example: int) -> tuple[Picture, bool]:
-    """The picture, and whether it is the split's first."""
-    jet = f"{'Training' if split == 'train' else 'Test'} jet{_of_class(found, example)}"
-    caption = f"{jet}; {_share(found, example)} of it hidden."
-    figure = reconstruction_figures.event_pictures(found, example)
-    picture = _picture(f"{_slug(run.name)}_event_{split}_{example}", figure, caption, caption)
-    return picture, example == 0
-
-
-def _of_class(found: Reconstruction, example: int) -> str:
-    """`, top`, or nothing where the data does not say."""
-    if found.label is None or found.classes is None:
-        return ""
-    return f", {found.classes[int(found.label[example])]}"
-
-
-def _share(found: Reconstruction, example: int) -> str:
-    return f"{100 * found.mask[example].mean():.0f} %"
-
-
-def _mean_picture(run: RecordedRun, split: str, found: Reconstruction) -> Picture:
-    jets = f"{'training' if split == 'train' else 'test'} jets"
-    number = "" if found.pictured_jets is None else f"{found.pictured_jets} "
-    caption = f"Mean over {number}{jets}, each pixel where it was hidden."
-    return _picture(f"{_slug(run.name)}_mean_{split}", reconstruction_figures.mean_pictures(found), caption, caption)
-
-
-def unit_notes(found: Reconstruction | None) -> list[str]:
-    """Notes on what cannot be concluded because of the units."""
-    if found is None:
-        return []
-    pairs = zip(found.channels, found.units, strict=True)
-    lost = [(c, u) for c, u in pairs if any(e in c.lower() for e in _ENERGY_CHANNELS) and "gev" not in u.lower()]
-    if not lost:
-        return []
-    names = ", ".join(f"{channel} in “{unit}”" for channel, unit in lost)
-    return [f"Not in GeV: {names}. Images scaled per sample: absolute GeV is lost, so closure in GeV is not defined."]
 
 
 def _times(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
@@ -292,12 +253,3 @@ def _attempts(run: RecordedRun) -> str:
     causes = Counter(str(line.cause) for line in run.attempts if isinstance(line, EndLine))
     ends = ", ".join(cause if times == 1 else f"{times} times {cause}" for cause, times in causes.items())
     return f"{len(numbers)} ({ends})" if ends else f"{len(numbers)}"
-
-
-def _picture(name: str, figure: Figure, alternative_text: str, caption: str = "") -> Picture:
-    return Picture(f"{name}.png", figure_style.png_bytes(figure), alternative_text, caption)
-
-
-def _slug(name: str) -> str:
-    """A file name from a run's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"

@@ -1,12 +1,10 @@
 """Reading a run folder for the report: its configuration, its records, and the results of its evaluation.
 
-The layout of the result files is written in the docstrings below and is a public contract. A file may be missing,
-because reports are also made while runs are going on. A file that is there must be readable.
+A probe of hand-made observables holds two classifiers, so it is read as two runs: logistic regression, boosted trees.
 """
 
-import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,28 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from jetmae.errors import DataError, JetmaeError
+from jetmae.errors import JetmaeError
 from jetmae.records.attempts import AttemptLine, read_attempts
 from jetmae.records.json_lines import read_lines
 from jetmae.records.json_object import Json
 from jetmae.records.metrics import NEEDED, MetricsLine, number_of, parse_metrics_line
+from jetmae.report.evaluation_results import (
+    ClosurePair,
+    HiddenSums,
+    Predictions,
+    Reconstruction,
+    read_closure,
+    read_hidden_sums,
+    read_predictions,
+    read_reconstruction,
+)
+
+LOGISTIC = "logistic regression on observables"
+TREES = "boosted trees on observables"
+OBSERVABLES = (LOGISTIC, TREES)  # hand-made physics: the mark that a network has to reach
 
 # The order of every table, legend and chapter: the result first, what it rests on last.
-KINDS = ("finetune", "scratch", "probe", "random probe", "pretrain")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """`evaluation/predictions_<split>.npz`: one entry per jet."""
-
-    score: NDArray[np.float32]  # probability of class 1
-    label: NDArray[np.int8]
-    sample_id: NDArray[np.int64]  # the same jet has the same number in every run
-    classes: tuple[str, str]
-    pt_gev: NDArray[np.float32] | None = None
-    mass_gev: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """`evaluation/reconstruction_<split>.npz`: E example jets, sums over n evaluated jets; C channels, HxW pixels."""
-
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    image: NDArray[np.float32]  # (E, C, H, W) in source units
-    reconstruction: NDArray[np.float32]  # (E, C, H, W) what the network predicted, in source units
-    mask: NDArray[np.bool_]  # (E, H, W) True = hidden from the encoder
-    sse: NDArray[np.float64]  # (n, C) over the masked pixels of each jet, in the space of the loss
-    sum: NDArray[np.float64]  # (n, C)
-    sum_of_squares: NDArray[np.float64]  # (n, C)
-    count: NDArray[np.int64]  # (n,) masked pixels per channel
-    mean_image: NDArray[np.float32]  # (C, H, W) in source units, over the pictured jets, where masked
-    mean_reconstruction: NDArray[np.float32]  # (C, H, W)
-    loss_space: str  # what was done to the values before the loss
-    sse_of_mean_image: NDArray[np.float64] | None = None  # (n, C) as `sse`, of the mean training jet
-    pictured_jets: int | None = None  # number of jets that the mean images are made from
-    label: NDArray[np.int8] | None = None  # (E,)
-    classes: tuple[str, str] | None = None
+KINDS = ("finetune", "scratch", "probe", "random probe", *OBSERVABLES, "pretrain")
 
 
 @dataclass(frozen=True)
@@ -83,21 +61,26 @@ class RecordedRun:
 
     def predictions(self, split: str = "test") -> Predictions | None:
         """Scores of every jet of a split; None as long as the run has not been evaluated on it."""
-        arrays = _read_arrays(self.folder / "evaluation" / f"predictions_{split}.npz", Predictions)
-        if arrays is None:
-            return None
-        values: dict[str, Any] = {**arrays, "classes": _class_names(arrays["classes"])}
-        return Predictions(**values)
+        found = read_predictions(self.folder / "evaluation" / f"predictions_{split}.npz")
+        if self.kind != TREES or found is None:
+            return found
+        trees = found.score_of_boosted_trees
+        return None if trees is None else replace(found, score=trees)
 
     def reconstruction(self, split: str) -> Reconstruction | None:
         """Example pictures and sums for a split; None as long as the run has not been evaluated on it."""
-        arrays = _read_arrays(self.folder / "evaluation" / f"reconstruction_{split}.npz", Reconstruction)
-        if arrays is None:
-            return None
-        values: dict[str, Any] = {**arrays, "classes": _class_names(arrays.get("classes", np.array([])))}
-        values |= {key: tuple(arrays[key].astype(str).tolist()) for key in ("channels", "units")}
-        values |= {key: arrays[key].item() for key in ("loss_space", "pictured_jets") if key in arrays}
-        return Reconstruction(**values)
+        return read_reconstruction(self._reconstruction_path(split))
+
+    def hidden_sums(self, split: str = "test") -> tuple[HiddenSums, ...]:
+        """Squared errors of the network and of simple predictors, for each kind of mask and each space there is."""
+        return read_hidden_sums(self._reconstruction_path(split))
+
+    def closure(self, split: str = "test") -> tuple[ClosurePair, ...]:
+        """True and reconstructed properties of whole jets, those that were kept."""
+        return read_closure(self._reconstruction_path(split))
+
+    def _reconstruction_path(self, split: str) -> Path:
+        return self.folder / "evaluation" / f"reconstruction_{split}.npz"
 
 
 def read_runs(folders: Iterable[Path]) -> list[RecordedRun]:
@@ -105,11 +88,17 @@ def read_runs(folders: Iterable[Path]) -> list[RecordedRun]:
     unique = dict.fromkeys(Path(folder).resolve() for folder in folders)
     if not unique:
         raise JetmaeError("no run folder given; name at least one, such as runs/pretrain")
-    runs = sorted(map(read_run, unique), key=lambda run: (KINDS.index(run.kind), run.name))
+    runs = _distinct_names(sorted(map(read_run, unique), key=lambda run: run.name))
     if not any(run.metrics for run in runs):
         names = ", ".join(run.name for run in runs)
         raise JetmaeError(f"no metrics in {names} yet: metrics.jsonl is missing or empty; try again after a few steps")
-    return _distinct_names(runs)
+    classifiers = [classifier for run in runs for classifier in _classifiers_of(run)]
+    return sorted(classifiers, key=lambda run: KINDS.index(run.kind))
+
+
+def networks(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+    """Each run folder once: boosted trees have no training of their own."""
+    return [run for run in runs if run.kind != TREES]
 
 
 def read_run(folder: Path) -> RecordedRun:
@@ -125,6 +114,17 @@ def read_run(folder: Path) -> RecordedRun:
         attempts=tuple(read_attempts(folder / "attempts.jsonl")),
         completed=(folder / "COMPLETED").exists(),
     )
+
+
+def _classifiers_of(run: RecordedRun) -> Iterator[RecordedRun]:
+    """The run itself; of a probe of observables, logistic regression, and the boosted trees once they are there."""
+    if run.kind != LOGISTIC:
+        yield run
+        return
+    yield replace(run, name=f"{run.name}: logistic regression")
+    trees = replace(run, name=f"{run.name}: boosted trees", kind=TREES, metrics=(), completed=True)
+    if trees.predictions() is not None:
+        yield trees
 
 
 def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -143,7 +143,8 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _kind(folder: Path, config: dict[str, Any]) -> str:
     task = config.get("task")
-    kind = "random probe" if task == "probe" and config.get("init_from") == "random" else str(task)
+    of_probe = {"random": "random probe", "observables": LOGISTIC}
+    kind = of_probe.get(str(config.get("init_from")), "probe") if task == "probe" else str(task)
     if kind not in KINDS:
         expected = "pretrain, finetune, scratch or probe"
         raise JetmaeError(f"{folder / 'config.yaml'} has task {task!r}, expected {expected}; name another run folder")
@@ -163,31 +164,6 @@ def _metrics_line(content: Json, path: Path) -> MetricsLine:
         missing = next(name for name in NEEDED if name not in content)
         raise JetmaeError(f"{path} has a line without {missing!r}; was it written by jetmae?")
     return line
-
-
-def _read_arrays(path: Path, expected: type[Predictions] | type[Reconstruction]) -> dict[str, NDArray[Any]] | None:
-    """The arrays of an .npz that `expected` has fields for, others left out; None without a file."""
-    if not path.is_file():
-        return None
-    names = [field.name for field in fields(expected)]
-    required = [field.name for field in fields(expected) if field.default is not None]
-    again = f"to evaluate again, delete {path.parents[1]}/COMPLETED and give the run's launch command"
-    try:
-        # Opened here: numpy leaves the file of a damaged archive open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in names if name in archive}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged ({error}); {again}") from error
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; {again}")
-    return arrays
-
-
-def _class_names(classes: NDArray[Any]) -> tuple[str, str]:
-    """The data's names of class 0 and 1, or numbers where it does not say."""
-    names = tuple(classes.astype(str).tolist())
-    return names if len(names) == 2 else ("class 0", "class 1")
 
 
 def _distinct_names(runs: list[RecordedRun]) -> list[RecordedRun]:
