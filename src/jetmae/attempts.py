@@ -41,6 +41,7 @@ class OpenAttempt:
     number: int = 0
     resumed_step: int | None = None
     cause: str = "crashed"
+    cpu_s: float | None = None
 
 
 @contextmanager
@@ -63,7 +64,8 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
 
     def end(message: str | None) -> None:
         if world.is_main:
-            end_attempt(folder, start, cause=attempt.cause, message=message, resumed_step=attempt.resumed_step)
+            end_attempt(folder, start, cause=attempt.cause, message=message, resumed_step=attempt.resumed_step,
+                        cpu_s=attempt.cpu_s)  # fmt: skip
 
     try:
         yield attempt
@@ -73,6 +75,7 @@ def attempt_lines(folder: RunFolder, world: "World") -> Iterator[OpenAttempt]:
         with suppress(JetmaeError):  # a full disk must not hide why this attempt ends
             end(f"{type(error).__name__}: {error}")
         raise
+    attempt.cpu_s = sum(world.gather(time.process_time()))
     world.together(lambda: end(None))
 
 
@@ -99,7 +102,13 @@ def start_attempt(folder: RunFolder, place: StartLine) -> StartLine:
 
 
 def end_attempt(
-    folder: RunFolder, start: StartLine, *, cause: str, message: str | None, resumed_step: int | None = None
+    folder: RunFolder,
+    start: StartLine,
+    *,
+    cause: str,
+    message: str | None,
+    resumed_step: int | None = None,
+    cpu_s: float | None = None,
 ) -> None:
     """Append the line of the end of a start; what was committed is read from the checkpoints.
 
@@ -118,6 +127,7 @@ def end_attempt(
         resumed_step=start.committed_step if resumed_step is None else resumed_step,
         last_committed_step=folder.last_commit(),
         time_s=time.time(),
+        cpu_s=cpu_s,
     )
     append_line(folder.attempts, line.to_json())
 

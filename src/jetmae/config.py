@@ -40,6 +40,7 @@ class Data(Section):
     train_split: str | None = Field(None, description="default: to pretrain unlabelled_train if it exists, else train")
     validation_split: str | None = Field(None, description="chooses the best weights; default as for train_split")
     test_split: str | None = Field(None, description="looked at once, at the end; default as for train_split")
+    use_test: bool = Field(True, description="false: the test split is never read, as in a search for settings")
     transform: Literal["none", "asinh", "log"] = Field("none", description="value transform; see normalisation.py")
     crop_patches: float | None = Field(
         None, gt=0, description="classifiers read only patches this near, in patches, to the image's centre; null: all"
@@ -287,6 +288,7 @@ FREE_ON_RESUME = frozenset(
 
 ADDED_LATER: dict[str, object] = {
     "data.crop_patches": None,
+    "data.use_test": True,
     "augment.flips": False,
     "augment.shift_patches": 0,
     "augment.drop_tokens": 0.0,

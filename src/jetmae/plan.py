@@ -62,7 +62,7 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
     manifest = read_manifest(Path(experiment.data.path))
     _check_patches(experiment, manifest)
     train, validation = (_need_split(experiment, manifest, kind) for kind in ("train", "validation"))
-    test = _choose_split(experiment, manifest, "test")
+    test = _choose_split(experiment, manifest, "test") if experiment.data.use_test else None
     for split in filter(None, (train, validation, test)):
         _check_split(experiment, manifest, split)
     optim = experiment.optim

@@ -40,6 +40,7 @@ LAYERS = """
     plan  weights  tasks
     evaluation  launch  watch
     run  report  doctor
+    studies
     rank  cli
     cli.commands  __main__
 """

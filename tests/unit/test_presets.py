@@ -10,7 +10,7 @@ from jetmae.config import TASKS, load_experiment
 from tests.conftest import PROJECT
 from tests.docs.typed import check, plan, task_of, words_of
 
-TASK_PRESETS = sorted(path for path in PRESETS.glob("*/*.yaml") if path.parent.name != "cluster")
+TASK_PRESETS = sorted(path for path in PRESETS.glob("*/*.yaml") if path.parent.name in TASKS)
 SITES = sorted((PRESETS / "cluster").glob("*.yaml"))
 ALL = [*TASK_PRESETS, *SITES]
 NOT_MEASURED = "not measured yet."

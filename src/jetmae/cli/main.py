@@ -13,6 +13,7 @@ usage: jetmae COMMAND ...
 
   pretrain | finetune | scratch | probe    train a network: locally, or as a Slurm job
   chain                                    pretrain, then the others, then the report
+  study   labels | targets | masks         many runs by one protocol, then one report
   data    simulate | convert | verify | stats
   runs    list | status | logs | cancel | requeue | tensorboard | report | goodput
   doctor  is this machine, cluster and storage fit for a long job?
@@ -32,11 +33,11 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if words[0] in (*TASKS, "chain"):
+    if words[0] in (*TASKS, "chain", "study"):
         return launch.main(words, "jetmae")
     if words[0] in COMMANDS:
         return COMMANDS[words[0]](words[1:], f"jetmae {words[0]}")
-    known = [*TASKS, "chain", *COMMANDS]
+    known = [*TASKS, "chain", "study", *COMMANDS]
     near = difflib.get_close_matches(words[0], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
     raise JetmaeError(f"jetmae has no command {words[0]!r}: {hint} See jetmae --help")

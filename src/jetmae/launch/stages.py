@@ -64,13 +64,14 @@ def stages_of(task: str, wanted: Wanted) -> list[Stage]:
 
 def check_stages(stages: list[Stage], layout: Layout) -> None:
     """Everything that can be found wrong, in all stages, before the first starts: hours may lie between."""
-    for stage in stages:
-        for member in stage.members:
-            check_member(member, layout, pretraining=stages[0].members[0].experiment if stage.after else None)
+    members = [member for stage in stages for member in stage.members]
+    planned = {str(member.run.root): member.experiment for member in members}
+    for member in members:
+        check_member(member, layout, pretraining=planned.get(str(member.experiment.init_from)))
 
 
 def check_member(member: Member, layout: Layout, *, pretraining: Experiment | None = None) -> None:
-    """`pretraining` is what comes before the run in a chain.
+    """`pretraining` is what the run starts from, if that is trained by the same command.
 
     Raises:
         JetmaeError: the experiment does not fit its data, the number of ranks, or the run it starts from.
@@ -114,7 +115,7 @@ def overrides_for(task: str, overrides: list[str]) -> list[str]:
 def _single_stage(task: str, wanted: Wanted) -> Stage:
     name = wanted.name or f"{task}-{Path(wanted.config).stem}"
     members = [
-        _make_member(task, wanted.config, [*wanted.overrides, *more], name + suffix, wanted.runs_dir)
+        make_member(task, wanted.config, [*wanted.overrides, *more], name + suffix, wanted.runs_dir)
         for suffix, more in array_elements(wanted.array)
     ]
     return Stage(name, members)
@@ -128,14 +129,19 @@ def _chain_stages(wanted: Wanted) -> list[Stage]:
         init_from = [] if source is None else [f"init_from={source if source == RANDOM else root / source}"]
         overrides = [*overrides_for(task, wanted.overrides), *init_from]
         members = [
-            _make_member(task, wanted.config, [*overrides, *more], name + suffix, root)
+            make_member(task, wanted.config, [*overrides, *more], name + suffix, root)
             for suffix, more in array_elements(None if name == "pretrain" else wanted.array)
         ]
         stages.append(Stage(name, members, after="pretrain" if source == "pretrain" else None))
     return stages
 
 
-def _make_member(task: str, config: str, overrides: list[str], name: str, runs_dir: Path) -> Member:
+def make_member(task: str, config: str, overrides: list[str], name: str, runs_dir: Path) -> Member:
+    """The run `name` below `runs_dir`, of a preset and its overrides.
+
+    Raises:
+        JetmaeError: something in it is not what it should be.
+    """
     experiment, run = load_experiment(task, config, overrides), new_run(name, runs_dir)
     if is_default(experiment):
         provide_default_dataset(Path(experiment.data.path))

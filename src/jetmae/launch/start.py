@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jetmae.errors import (
 from jetmae.launch import submission
 from jetmae.launch.freeze import write_launch_record
 from jetmae.launch.layout import Layout
-from jetmae.launch.local_processes import run_ranks
+from jetmae.launch.local_processes import POLL_S, LocalRun, passing_on_signals
 from jetmae.launch.resources import Resources, after
 from jetmae.launch.run_code import check_code, code_environment
 from jetmae.launch.stages import Member, Stage, check_member
@@ -38,14 +39,15 @@ def record_start(member: Member, layout: Layout, *, job_id: str | None = None) -
     write_launch_record(member.run, ranks=ranks, total_steps=make_plan(member.experiment, ranks).total_steps, **place)
 
 
-def report_command(stages: list[Stage]) -> list[str]:
-    """`jetmae runs report` for all runs of a chain.
+def report_command(stages: list[Stage], folder: Path) -> list[str]:
+    """`jetmae runs report` for all runs of a chain, into report/ of its folder.
 
     At the end of a chain it is run with the code of the chain: it reads what that has written, hours after somebody
     typed the command, when the live code may be half edited. Who wants the live one's report types the command.
     """
     runs = [str(member.run.root) for stage in stages for member in stage.members]
-    return [sys.executable, "-m", "jetmae", "runs", "report", *runs]
+    place = ["--out", str(folder / "report"), "--title", folder.name]
+    return [sys.executable, "-m", "jetmae", "runs", "report", *place, *runs]
 
 
 def first_run(stages: list[Stage]) -> RunFolder:
@@ -61,23 +63,60 @@ def chain_folder(stages: list[Stage]) -> Path:
 # -- on this machine ---------------------------------------------------------------------------------------------------
 
 
-def train_here(stages: list[Stage], layout: Layout, *, report: bool) -> int:
-    """One run after the other; ends with the first that does not complete. At the end the report, for a chain."""
-    for member in (member for stage in stages for member in stage.members):
-        if member.run.completed.exists():
-            print(f"{member.run.root} is complete; another --name starts anew")
-            continue
+def train_here(stages: list[Stage], layout: Layout, *, report: bool, at_once: int = 1) -> int:
+    """One run after the other, or `at_once` runs of a stage side by side; at the end the report, for a chain.
+
+    Ends with the first run that does not complete, after those beside it have ended.
+    """
+    for stage in stages:
+        for member in stage.members:
+            if member.run.completed.exists():
+                print(f"{member.run.root} is complete; another --name starts anew")
+        missing = [member for member in stage.members if not member.run.completed.exists()]
+        if code := _train_stage(missing, layout, at_once):
+            return code
+    return make_report(stages, chain_folder(stages)) if report else 0
+
+
+def make_report(stages: list[Stage], folder: Path) -> int:
+    """The report of all runs of the stages, on this machine, into report/ of a folder."""
+    environment = code_environment(first_run(stages), os.environ)
+    return subprocess.run(report_command(stages, folder), env=environment, check=False).returncode
+
+
+def _train_stage(members: list[Member], layout: Layout, at_once: int) -> int:
+    """Exit code of the first run that did not complete, or 0."""
+    for member in members:
         check_member(member, layout)
         check_code(member.run)
-        record_start(member, layout)
-        start = secrets.token_hex(8)
-        ranks = layout.num_ranks(member.experiment)
-        if code := run_ranks(member.run.root, ranks=ranks, logs=member.run.logs, start=start):
-            return report_end(member.run, start, code)
-    if not report:
-        return 0
-    environment = code_environment(first_run(stages), os.environ)
-    return subprocess.run(report_command(stages), env=environment, check=False).returncode
+    waiting, codes = list(members), [0]
+    started: dict[LocalRun, tuple[Member, str]] = {}
+    running: list[LocalRun] = []
+    with passing_on_signals(running) as received:
+        while running or (waiting and not any(codes) and not received):
+            while waiting and len(running) < at_once and not any(codes) and not received:
+                member, start = waiting.pop(0), secrets.token_hex(8)
+                run = _start_here(member, layout, start, at_once)
+                started[run] = member, start
+                running.append(run)
+            time.sleep(POLL_S)
+            for run in [run for run in running if run.has_ended()]:
+                running.remove(run)
+                codes.append(_end_of(run, *started[run]))
+    return next(filter(None, codes), EXIT_STOPPED if waiting else 0)
+
+
+def _start_here(member: Member, layout: Layout, start: str, at_once: int) -> LocalRun:
+    record_start(member, layout)
+    if at_once > 1:
+        print(f"{member.run.root.name}: started, output in {member.run.logs / 'rank-0.log'}", flush=True)
+    ranks = layout.num_ranks(member.experiment)
+    return LocalRun(member.run.root, ranks=ranks, logs=member.run.logs, start=start, at_once=at_once)
+
+
+def _end_of(run: LocalRun, member: Member, start: str) -> int:
+    """The exit code of a run that has ended, after its record is complete."""
+    return report_end(member.run, start, run.exit_code) if run.exit_code else 0
 
 
 def report_end(run: RunFolder, start: str, code: int) -> int:
@@ -102,24 +141,30 @@ def submit(stages: list[Stage], layout: Layout, resources: Resources, *, report:
     Raises:
         JetmaeError: sbatch refused, or all that is left of a command for one stage has a job.
     """
+    if not report:
+        refuse_all_alive(stages)
+    everything = submit_stages(stages, layout, resources)
+    if report:
+        folder, waits, code_of = chain_folder(stages), after(resources, everything), first_run(stages).root
+        job = submission.submit_command(report_command(stages, folder), folder, waits, code_of=code_of)
+        print(f"job {job} writes {folder / 'report' / 'report.html'}")
+
+
+def submit_stages(stages: list[Stage], layout: Layout, resources: Resources) -> list[str]:
+    """Submit every run that is not complete, each stage after the one it needs; the jobs of all, old and new.
+
+    Raises:
+        JetmaeError: sbatch refused.
+    """
     jobs: dict[str, list[str]] = {}
     for stage in stages:
         needed = jobs.get(stage.after, []) if stage.after else []
-        jobs[stage.name], missing = _submit_stage(stage, layout, after(resources, needed))
-        if jobs[stage.name] and not missing and not report:
-            raise JetmaeError(_all_alive(stage, jobs[stage.name]))
-    if report:
-        everything = [job for stage in stages for job in jobs[stage.name]]
-        waits, code_of = after(resources, everything), first_run(stages).root
-        job = submission.submit_command(report_command(stages), chain_folder(stages), waits, code_of=code_of)
-        print(f"job {job} writes {chain_folder(stages) / 'report' / 'report.html'}")
+        jobs[stage.name] = _submit_stage(stage, layout, after(resources, needed))
+    return [job for stage in stages for job in jobs[stage.name]]
 
 
-def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[list[str], list[Member]]:
-    """Submit the runs that are neither complete nor have a job.
-
-    Returns the jobs that a later stage waits for, old and new, and the runs that were submitted.
-    """
+def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> list[str]:
+    """Submit the runs that are neither complete nor have a job; the jobs that a later stage waits for, old and new."""
     alive, missing = [], []
     for member in stage.members:
         if member.run.completed.exists():
@@ -129,7 +174,7 @@ def _submit_stage(stage: Stage, layout: Layout, resources: Resources) -> tuple[l
             alive.append(job)
         else:
             missing.append(member)
-    return [*alive, *(_submit_members(missing, layout, resources) if missing else [])], missing
+    return [*alive, *(_submit_members(missing, layout, resources) if missing else [])]
 
 
 def _submit_members(members: list[Member], layout: Layout, resources: Resources) -> list[str]:
@@ -162,10 +207,17 @@ def warn_of_no_requeue(job: str) -> None:
               " stop; cancel it, and give the command with --no-requeue")  # fmt: skip
 
 
-def _all_alive(stage: Stage, jobs: list[str]) -> str:
-    roots = [member.run.root for member in stage.members if not member.run.completed.exists()]
-    found = ", ".join(f"run {root} has job {job}" for root, job in zip(roots, jobs, strict=True))
-    return f"{found}, queued or running: scancel {' '.join(jobs)}, or wait"
+def refuse_all_alive(stages: list[Stage]) -> None:
+    """A command that could submit nothing says why.
+
+    Raises:
+        JetmaeError: every run that is not complete has a job.
+    """
+    left = [member.run for stage in stages for member in stage.members if not member.run.completed.exists()]
+    jobs = {str(run.root): live_job(run) for run in left}
+    if jobs and all(jobs.values()):
+        found = ", ".join(f"run {root} has job {job}" for root, job in jobs.items())
+        raise JetmaeError(f"{found}, queued or running: scancel {' '.join(filter(None, jobs.values()))}, or wait")
 
 
 def refuse_queued(stages: list[Stage], option: str) -> None:

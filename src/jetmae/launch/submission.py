@@ -54,10 +54,12 @@ def submit_starts(run_dir: Path, resources: Resources, *, name: str) -> list[str
     return [job.job_id for job in jobs]
 
 
-def submit_command(command: list[str], folder: Path, resources: Resources, *, code_of: Path) -> str:
+def submit_command(
+    command: list[str], folder: Path, resources: Resources, *, code_of: Path, name: str | None = None
+) -> str:
     """Submit one command as a job of one task without GPUs. It runs the code of the run `code_of`."""
     alone = resources.model_copy(update={"nodes": 1, "ranks_per_node": 1, "gpus_per_node": 0})
-    executor = executor_for([folder], alone, name=f"{folder.name}-report", supervised=False, code_of=code_of)
+    executor = executor_for([folder], alone, name=name or f"{folder.name}-report", supervised=False, code_of=code_of)
     with sbatch_as_asked(folder.name):
         return executor.submit(CommandJob(command)).job_id
 

@@ -46,9 +46,11 @@ class EndLine(_Line):
     resumed_step: int | None = None  # where the training of this start began
     last_committed_step: int | None = None  # of the newest checkpoint when the line was written
     time_s: float | None = None  # since 1970
+    cpu_s: float | None = None  # CPU time of all ranks; not in the file if they could not tell
 
     def to_json(self) -> Json:
-        return {"event": "end", **vars(self)}
+        fields = {k: v for k, v in vars(self).items() if k != "cpu_s" or v is not None}
+        return {"event": "end", **fields}
 
 
 AttemptLine = StartLine | EndLine

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from jetmae.errors import JetmaeError
-from jetmae.run_folder import RunFolder, find_run, is_run, runs_folder
+from jetmae.run_folder import RunFolder, find_run, is_run, runs_below, runs_folder
 
 
 def chosen_runs(arguments: argparse.Namespace) -> list[RunFolder]:
@@ -34,8 +34,6 @@ def only_run(arguments: argparse.Namespace) -> RunFolder:
 def run_folders(name: str, runs_dir: Path) -> list[Path]:
     """The run called `name`, or all runs below a folder of that name, in the order of their first start."""
     for folder in (Path(name), runs_dir / name):
-        if not is_run(folder) and (inside := list(folder.glob("*/config.yaml"))):
-            return sorted(
-                (path.parent.resolve() for path in inside), key=lambda run: (run / "config.yaml").stat().st_mtime
-            )
+        if not is_run(folder) and (inside := runs_below(folder)):
+            return sorted((run.resolve() for run in inside), key=lambda run: (run / "config.yaml").stat().st_mtime)
     return [find_run(name, runs_dir).root]

@@ -31,6 +31,8 @@ def layout_of(arguments: argparse.Namespace) -> Layout:
         JetmaeError: an option that Slurm cannot take, or one for Slurm where there is none.
     """
     if site_of(arguments.cluster) != "local":
+        if getattr(arguments, "parallel", None):
+            raise JetmaeError("--parallel is for runs of this machine: Slurm decides how many jobs run; leave it out")
         return Layout(resources_of(arguments, os.environ))
     refuse_slurm_options(arguments)
     return Layout(nodes=arguments.nodes or 1, ranks_per_node=arguments.ranks_per_node)

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     is_chain = arguments.task == "chain"
     if layout.resources is None:
-        return start.train_here(stages, layout, report=is_chain)
+        return start.train_here(stages, layout, report=is_chain, at_once=arguments.parallel or 1)
     warn_of_the_cluster(layout.resources)
     start.submit(stages, layout, layout.resources, report=is_chain)
     print_next_steps(stages)
