@@ -198,6 +198,9 @@ class Engine(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of weights and activations in the step")
     zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights")
     micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
+    deterministic: bool = Field(
+        False, description="on a GPU only kernels that repeat their results bit by bit; some are slower"
+    )
     hang_limit_s: float = Field(
         600.0, ge=5, description="seconds without progress after which a rank is ended; above the slowest step"
     )
@@ -283,7 +286,8 @@ class Experiment(Section):
 
 FREE_ON_RESUME = frozenset(
     """data.path data.verify_hashes engine.device engine.zero_stage engine.micro_batch_size engine.hang_limit_s
-    log.every_steps log.pictures_epochs log.checkpoint_steps log.keep_checkpoints optim.max_skipped_steps""".split()  # noqa: SIM905
+    engine.deterministic log.every_steps log.pictures_epochs log.checkpoint_steps log.keep_checkpoints
+    optim.max_skipped_steps""".split()  # noqa: SIM905
 )
 
 ADDED_LATER: dict[str, object] = {

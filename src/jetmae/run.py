@@ -41,6 +41,7 @@ from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import Lease, held_lease
 from jetmae.runtime.liveness.phases import START_LIMIT_S, enter_phase, heartbeat, set_limit
 from jetmae.runtime.liveness.rank_report import reporting_failure
+from jetmae.runtime.numerics import choose_kernels
 from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.rendezvous import meet
 from jetmae.runtime.world import World, world_from_environment
@@ -57,6 +58,7 @@ def train(folder: RunFolder, stop_request: StopRequest) -> int:
         experiment = read_experiment(folder.config)
         limit_s = max(START_LIMIT_S, experiment.engine.hang_limit_s)
         set_limit(limit_s)
+        choose_kernels(deterministic=experiment.engine.deterministic)
         world = world_from_environment(experiment.engine.device)
         enter_phase("rendezvous")
         store = meet(folder.root, rank=world.rank, size=world.size, device=world.device.type)
@@ -121,7 +123,7 @@ class Run:
     def make_fit(self, attempt_number: int, stop_request: StopRequest) -> Fit:
         """Network under DeepSpeed, restored from the newest checkpoint if there is one. Collective."""
         optim = self.experiment.optim
-        backend = self._make_backend()
+        backend = self.make_backend()
         average = MovingAverage(backend, optim.ema_decay) if optim.ema_decay else None
         checkpoints = self._make_checkpoints(backend, average, attempt_number)
         has_committed = has_ever_committed(read_attempts(self.folder.attempts))
@@ -159,7 +161,8 @@ class Run:
         if self.recorder:
             self.recorder.close()
 
-    def _make_backend(self) -> Backend:
+    def make_backend(self) -> Backend:
+        """The network under DeepSpeed, with its initial weights. Collective."""
         optim, engine = self.experiment.optim, self.experiment.engine
         return Backend(
             self.task.network,
