@@ -62,7 +62,7 @@ def report(train: JetDataset, test: JetDataset, arguments: argparse.Namespace) -
     lines = [
         "# What simple predictors explain of hidden patch sums",
         "",
-        f"`python benchmarks/predictors.py --data {arguments.data}`: fitted on {len(train):,} jets, scored on {len(test)}.",
+        f"`python benchmarks/predictors.py --data {arguments.data}`: {len(train):,} jets to fit, {len(test)} to score.",
         "Explained variance in % over what is hidden, with its jackknife error over jets; 0 is the mean of a channel.",
         "Sums of d0 and dz are signed, other sums and all log sums are of absolute values.",
         f"Seconds on {arguments.hardware} that other work shares.",
