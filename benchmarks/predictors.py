@@ -1,9 +1,9 @@
 """How much of hidden patch sums simple predictors explain, without a network: mean image, scaled mean image, ridge.
 
-    jetmae data convert unlabelled_train=sample/unlabelled_train.h5 test=sample/test.h5 --out data/sums
-    python benchmarks/predictors.py --data data/sums --markdown benchmarks/results/predictors_HARDWARE_DATE.md
+    python benchmarks/predictors.py --markdown benchmarks/results/predictors_HARDWARE_DATE.md
 
-They are fitted on all jets of one split and scored on those of another. Three kinds of masks:
+data/sample is the shipped sample, converted: `make demo` makes it. They are fitted on all jets of one split and scored
+on those of another. Three kinds of masks:
 
     patches        75 % of the patches
     patch_groups   each group of channels of each patch with 75 %
@@ -62,10 +62,9 @@ def report(train: JetDataset, test: JetDataset, arguments: argparse.Namespace) -
     lines = [
         "# What simple predictors explain of hidden patch sums",
         "",
-        f"`python benchmarks/predictors.py --data {arguments.data}`: fitted on {len(train):,} jets, scored on"
-        f" {len(test)}. Explained variance in %",
-        "over what is hidden, with its jackknife error over jets; 0 is the mean of the channel. Sums of d0 and dz are"
-        " signed, other sums absolute.",
+        f"`python benchmarks/predictors.py --data {arguments.data}`: {len(train):,} jets to fit, {len(test)} to score.",
+        "Explained variance in % over what is hidden, with its jackknife error over jets; 0 is the mean of a channel.",
+        "Sums of d0 and dz are signed, other sums and all log sums are of absolute values.",
         f"Seconds on {arguments.hardware} that other work shares.",
     ]
     for kind in KINDS:

@@ -1,5 +1,8 @@
 """The mean training jet, made as large as the visible part of a jet says.
 
+Where three quarters of the patches are hidden it is worse than the mean image as it is: a few patches hold most of a
+jet, and how large the jet seems depends on whether these are visible (benchmarks/predictors.py).
+
 Shapes: B jets, L patches, C channels.
 """
 
