@@ -35,16 +35,24 @@ def _edges(low: float, high: float, count: int) -> NDArray[np.float64]:
 
 
 def label_eta_phi(ax: Axes, shape: Shape, *, eta: bool, phi: bool) -> None:
-    """Ticks on all sides; numbers and words where asked for."""
+    """Ticks, numbers and words where asked for; the towers' grid leads the eye to the other pictures of a row."""
     left, right, low, high = extent_of(shape)
     ax.set(xlim=(left, right), ylim=(low, high), aspect="equal")
-    ax.locator_params(nbins=5)
-    ax.tick_params(direction="in", top=True, right=True, labelsize=8, labelleft=eta, labelbottom=phi, length=3)
+    ax.tick_params(direction="in", top=True, right=True, labelsize=8, length=3)
     unit = "" if _is_usual(shape) else " [pixels]"
+    ax.set_yticks(_ticks(high) if eta else [])
+    ax.set_xticks(_ticks(right) if phi else [])
     if eta:
         ax.set_ylabel(rf"$\Delta\eta${unit}", fontsize=10, labelpad=0)
     if phi:
         ax.set_xlabel(rf"$\Delta\varphi${unit}", fontsize=10, labelpad=1)
+
+
+def _ticks(half_width: float) -> list[float]:
+    """Five, at round numbers."""
+    digits = 10.0 ** np.floor(np.log10(half_width / 2))
+    step = float(np.floor(half_width / 2 / digits) * digits)
+    return [number * step for number in range(-2, 3)]
 
 
 def _is_usual(shape: Shape) -> bool:

@@ -95,9 +95,7 @@ class Report:
     @classmethod
     def of(cls, runs: Sequence[RecordedRun], title: str) -> "Report":
         rows = compare(runs)
-        chapters = [
-            reconstruction_chapter(*pair) for pair in zip(runs, rows, strict=True) if pair[0].kind == "pretrain"
-        ]
+        pretrainings = [pair for pair in zip(runs, rows, strict=True) if pair[0].kind == "pretrain"]
         return cls(
             title=title,
             runs=runs,
