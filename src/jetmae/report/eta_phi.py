@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from jetmae.data.simulation.detector import IMAGE_PIXELS, PIXEL_ETA, PIXEL_PHI
+from jetmae.report.figure_style import Style
 
 _GRID_GREY = "#A8ADB3"
 Shape = tuple[int, ...]  # (..., H, W)
@@ -24,7 +25,7 @@ def extent_of(shape: Shape) -> tuple[float, float, float, float]:
 def draw_towers(ax: Axes, shape: Shape, patch_size: int) -> None:
     """Thin lines between the patches, which are the towers of the hadron calorimeter."""
     left, right, low, high = extent_of(shape)
-    style = {"color": _GRID_GREY, "linewidth": 0.25, "alpha": 0.6, "zorder": 1.5}
+    style: Style = {"color": _GRID_GREY, "linewidth": 0.25, "alpha": 0.6, "zorder": 1.5}
     ax.hlines(_edges(low, high, shape[-2] // patch_size), left, right, **style)
     ax.vlines(_edges(left, right, shape[-1] // patch_size), low, high, **style)
 

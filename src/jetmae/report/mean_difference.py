@@ -10,9 +10,10 @@ A mean over n pairs of runs with their controls (`controls.py`) has the variance
 
 The 95 % interval is by Student's t with n - 1 degrees of freedom (Student, Biometrika 6 (1908) 1).
 
-Pretrainings of the same settings but other seeds are averaged likewise. Where P pretrainings have met the same controls,
-the scatter between the means per pretraining makes a variance of its own. It is added, and so is the square of its own
-interval, with P - 1 degrees of freedom. All seeds of a chain start from one pretraining, whose scatter is in no number.
+Pretrainings of the same settings but other seeds are averaged likewise. Where P pretrainings have met the same
+controls, the scatter between the means per pretraining makes a variance of its own. It is added, and so is the square
+of its own interval, with P - 1 degrees of freedom. All seeds of a chain start from one pretraining, whose scatter is in
+no number.
 """
 
 import math

@@ -24,6 +24,7 @@ from jetmae.report.comparison import MISSING, Row, cells, compare, comparison_ta
 from jetmae.report.conclusions import headline
 from jetmae.report.evaluation_results import Predictions
 from jetmae.report.label_chapter import LabelChapter, label_chapter
+from jetmae.report.label_efficiency import num_labels
 from jetmae.report.picture import Picture, picture_of
 from jetmae.report.reconstruction_chapter import ReconstructionChapter, reconstruction_chapter
 from jetmae.report.run_reader import OBSERVABLES, RecordedRun, networks, read_runs
@@ -43,6 +44,7 @@ PART_COLOUR = {  # Okabe and Ito's, which the colour-blind can tell apart
     "queued": "#999999",
     "lost": "#D55E00",
 }
+_MOST_IN_A_PICTURE = 12  # runs
 _LEADING_SENTENCES = 6  # the others can be unfolded
 
 
@@ -101,8 +103,8 @@ class Report:
             runs=runs,
             rows=rows,
             sentences=headline(runs),
-            curves=_curves(networks(runs)),
-            classification=_classification(runs),
+            curves=_curves(networks(pictured(runs))),
+            classification=_classification(pictured(runs)),
             labels=label_chapter(runs, _all_predictions(runs)),
             pretraining=[reconstruction_chapter(run, row) for run, row in pretrainings],
         )
@@ -120,6 +122,16 @@ class Report:
             "calibration": tables.calibration_records(_all_predictions(self.runs)),
         }
         return {name: records for name, records in found.items() if records}
+
+
+def pictured(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
+    """All runs; where they are too many for one picture, of each kind the first of those with the most labels."""
+    if len(runs) <= _MOST_IN_A_PICTURE:
+        return list(runs)
+    by_kind: dict[str, list[RecordedRun]] = {}
+    for run in runs:
+        by_kind.setdefault(run.kind, []).append(run)
+    return [max(members, key=lambda run: num_labels(run) or 0) for members in by_kind.values()]
 
 
 def page_content(report: Report) -> dict[str, Any]:
@@ -140,7 +152,8 @@ def page_content(report: Report) -> dict[str, Any]:
         "curves": report.curves,
         "classification": report.classification,
         "labels": report.labels,
-        "confusion": _confusion(runs),
+        "confusion": _confusion(pictured(runs)),
+        "pictured": "" if len(pictured(runs)) == len(runs) else ", ".join(run.name for run in pictured(runs)),
         "pretraining": report.pretraining,
         "parts": PART_COLOUR,
         "times": _times([run for run, _ in trained]),
