@@ -4,14 +4,15 @@ Rows are eta, columns are phi. Images of the usual size have one ECAL crystal pe
 is not known, and the axes count pixels.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from jetmae.data.simulation.detector import IMAGE_PIXELS, PIXEL_ETA, PIXEL_PHI
-from jetmae.report.figure_style import Style
 
-_GRID_GREY = "#A8ADB3"
+_GRID: dict[str, Any] = {"color": "#A8ADB3", "linewidth": 0.25, "alpha": 0.6, "zorder": 1.5}
 Shape = tuple[int, ...]  # (..., H, W)
 
 
@@ -25,9 +26,8 @@ def extent_of(shape: Shape) -> tuple[float, float, float, float]:
 def draw_towers(ax: Axes, shape: Shape, patch_size: int) -> None:
     """Thin lines between the patches, which are the towers of the hadron calorimeter."""
     left, right, low, high = extent_of(shape)
-    style: Style = {"color": _GRID_GREY, "linewidth": 0.25, "alpha": 0.6, "zorder": 1.5}
-    ax.hlines(_edges(low, high, shape[-2] // patch_size), left, right, **style)
-    ax.vlines(_edges(left, right, shape[-1] // patch_size), low, high, **style)
+    ax.hlines(_edges(low, high, shape[-2] // patch_size), left, right, **_GRID)
+    ax.vlines(_edges(left, right, shape[-1] // patch_size), low, high, **_GRID)
 
 
 def _edges(low: float, high: float, count: int) -> NDArray[np.float64]:

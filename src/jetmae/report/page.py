@@ -138,6 +138,7 @@ def page_content(report: Report) -> dict[str, Any]:
     """Everything the template shows, by name."""
     runs, rows = report.runs, report.rows
     sentences = report.sentences or ["Nothing to compare yet."]
+    shown = {run.name for run in pictured(runs)}
     trained = [pair for pair in zip(runs, rows, strict=True) if pair[0] in networks(runs)]
     return {
         "title": report.title,
@@ -145,7 +146,8 @@ def page_content(report: Report) -> dict[str, Any]:
         "headline": sentences[0],
         "more_sentences": sentences[1:_LEADING_SENTENCES],
         "folded_sentences": sentences[_LEADING_SENTENCES:],
-        "rows": [{"row": row, "cells": cells(row), "colour": figure_style.KIND_COLOUR[row.kind]} for row in rows],
+        "rows": [_entry(row) for row in rows if row.name in shown],
+        "more_rows": [_entry(row) for row in rows if row.name not in shown],
         "several_references": len({row.delta_reference for row in rows if row.delta_reference}) > 1,
         "classified": any(row.kind != "pretrain" for row in rows),
         "has_observables": any(row.kind in OBSERVABLES for row in rows),
@@ -153,13 +155,17 @@ def page_content(report: Report) -> dict[str, Any]:
         "classification": report.classification,
         "labels": report.labels,
         "confusion": _confusion(pictured(runs)),
-        "pictured": "" if len(pictured(runs)) == len(runs) else ", ".join(run.name for run in pictured(runs)),
+        "pictured": ", ".join(sorted(shown)) if len(shown) < len(runs) else "",
         "pretraining": report.pretraining,
         "parts": PART_COLOUR,
         "times": _times([run for run, _ in trained]),
         "setup": [_setup(run, row) for run, row in trained],
         "files": [f"{name}.csv" for name in report.tables],
     }
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {"row": row, "cells": cells(row), "colour": figure_style.KIND_COLOUR[row.kind]}
 
 
 def _pictures_of(report: Report) -> list[Picture]:
@@ -186,12 +192,12 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     styles = figure_style.run_styles(runs)
     signal, background = _class_names(found)
     figures = [
-        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves",
+        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves: background rejection against signal efficiency",
          (f"Signal: {signal}; background: {background}. Bands: binomial uncertainty of the background. Curves end where"
           " fewer than 3 background jets are left.")),
-        ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT",
+        ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT, each run",
          "Six bins with equally many jets; points are shifted sideways to be seen."),
-        ("calibration", classifier_figures.calibration(found, styles), "Calibration",
+        ("calibration", classifier_figures.calibration(found, styles), "Calibration: share of signal against score",
          "On the diagonal a score of 0.8 means 80 % signal. Below it the network is too sure of a signal."),
         ("scores", classifier_figures.score_histograms(found, styles), "Histograms of the scores by class",
          "Share of the jets of each class per bin of the score, logarithmic."),
