@@ -25,9 +25,11 @@ demo: $(SAMPLE)/manifest.json
 
 test: $(INSTALLED)
 	@sh .ci/need-slurm
+	@sh .ci/need-chromium
 	$(BIN)/python -m pytest -n 2 -m "not soak"
 
 test-fast: $(INSTALLED)
+	@sh .ci/need-chromium
 	$(BIN)/python -m pytest -n 2 -m "not slow and not soak"
 
 check: lint types spelling shell imports docs links

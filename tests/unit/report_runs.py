@@ -147,12 +147,19 @@ EXPLAINED = {
 }
 
 
-def make_study(root: Path, *, seeds: int = 3, label_counts: tuple[int, ...] = LABEL_COUNTS) -> list[Path]:
+def make_study(
+    root: Path,
+    *,
+    seeds: int = 3,
+    label_counts: tuple[int, ...] = LABEL_COUNTS,
+    splits: tuple[str, ...] = ("train", "test"),
+    masks: tuple[str, ...] = tuple(EXPLAINED),
+) -> list[Path]:
     """Two pretrainings of one recipe; for each number of labels and seed, all kinds of classifiers."""
     pretrainings = [make_run(root / f"pretrain-{seed}", "pretrain", seed=seed) for seed in (0, 1)]
-    for split in ("train", "test"):
+    for split in splits:
         add_reconstruction(pretrainings[0], split, side=125)
-    add_hidden_sums(pretrainings[0])
+    add_hidden_sums(pretrainings[0], masks=masks)
     add_closure(pretrainings[0])
     folders = list(pretrainings)
     for number, count in enumerate(label_counts):

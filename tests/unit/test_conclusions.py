@@ -7,7 +7,8 @@ import pytest
 from scipy import stats  # scikit-learn, of the extra `test`, brings it
 
 from jetmae.metrics import Measurement
-from jetmae.report.conclusions import STUDENT_95, mean_difference, sentence
+from jetmae.report.conclusions import sentence
+from jetmae.report.mean_difference import STUDENT_95, mean_difference
 
 NUM_EXPERIMENTS = 2000
 SCATTER = 0.01  # of a training's AUC

@@ -237,7 +237,8 @@ def test_headline_of_several_seeds_is_about_pretraining(
 ) -> None:
     folders = array_of_pairs(tmp_path, "seed", {n: (finetune + 0.01 * n, scratch + 0.002 * n) for n in range(4)})
     sentences = headline(read_runs(folders))
-    assert len(sentences) == 1
+    assert len(sentences) == 2
+    assert "no run on observables" in sentences[1]
     assert expected in sentences[0]
     assert re.search(
         rf"\(mean over 4 pairs of runs; 95 % interval [+{MINUS}]0\.\d+ to [+{MINUS}]0\.\d+\)", sentences[0]
@@ -249,11 +250,12 @@ def test_each_number_of_labels_has_its_own_difference_and_sentence(tmp_path: Pat
     folders = array_of_pairs(tmp_path, "train_jets", separations)
     rows = [row for row in comparison_table(folders) if row.kind == "finetune"]
     assert [row.delta_reference for row in rows] == [f"scratch-{n}" for n in separations]
-    few, some, many, note = headline(read_runs(folders))
+    few, some, many, note, warning = headline(read_runs(folders))
     assert few.startswith("With data.train_jets=100, the AUC of the fine-tuned network is higher than")
     assert some.startswith("With data.train_jets=1000, the AUC of the fine-tuned network is compatible")
     assert many.startswith("With data.train_jets=8000, the AUC of the fine-tuned network is compatible")
     assert note.startswith("One control is no verdict")
+    assert warning.startswith("Warning: no run on observables")
 
 
 def test_a_run_without_a_like_control_has_no_difference_and_the_page_says_why(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a classifier does: ROC curves, scores, calibration, AUC against jet pT."""
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,17 +15,16 @@ from jetmae.report.figure_style import GREY, Style, label_axes, legend, make_pan
 
 def roc_curves(predictions: Mapping[str, Predictions], styles: Mapping[str, Style]) -> Figure:
     """Background rejection 1/eps_B against signal efficiency, with the binomial band of eps_B."""
-    figure, (ax,) = make_panels(1, height_in=4.8, width_in=6)
+    figure, (ax,) = make_panels(1, height_in=5.2, width_in=6)
     for name, found in predictions.items():
         _draw_roc(ax, found, f"{plain_text(name)}  AUC {metrics.auc(found.score, found.label):.3f}", styles[name])
     random = np.linspace(0.01, 1, 200)
     ax.plot(random, 1 / random, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="coin toss")
     for efficiency in (0.3, 0.5):
         ax.axvline(efficiency, color=GREY, linewidth=0.6, alpha=0.6)
-    # Headroom for the legend above the best curve, which ends low on the right.
-    ax.set(yscale="log", xlim=(0, 1), ylim=(1, 4 * ax.dataLim.intervaly[1]))
+    ax.set(yscale="log", xlim=(0, 1), ylim=(1, 1.5 * ax.dataLim.intervaly[1]))
     label_axes(ax, r"signal efficiency  $\varepsilon_S$", r"background rejection  $1/\varepsilon_B$")
-    legend(ax, loc="upper right")
+    _legend_above(ax)
     return figure
 
 
@@ -62,7 +62,7 @@ def score_histograms(predictions: Mapping[str, Predictions], styles: Mapping[str
             ax.stairs(share, edges, fill=fill, label=plain_text(found.classes[label]), **style)
         ax.set_yscale("log")
         ax.set_xlim(0, 1)
-        ax.set_title(plain_text(name), fontsize=11)
+        ax.set_title(textwrap.fill(plain_text(name), 26), fontsize=10)
         label_axes(ax, "score" if ax in axes[-per_row:] else "", "share of jets" if ax in axes[::per_row] else "")
         if ax is axes[0]:
             legend(ax, loc="lower center")
@@ -71,7 +71,7 @@ def score_histograms(predictions: Mapping[str, Predictions], styles: Mapping[str
 
 def calibration(predictions: Mapping[str, Predictions], styles: Mapping[str, Style]) -> Figure:
     """Share of signal against mean score, with Wilson uncertainties; on the diagonal a score is a probability."""
-    figure, (ax,) = make_panels(1, height_in=4.8, width_in=6)
+    figure, (ax,) = make_panels(1, height_in=5.2, width_in=6)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="calibrated")
     for name, found in predictions.items():
         bins = metrics.calibration_bins(found.score, found.label)
@@ -82,7 +82,7 @@ def calibration(predictions: Mapping[str, Predictions], styles: Mapping[str, Sty
         ax.errorbar(*points, marker="o", markersize=4, linewidth=1.4, capsize=2, label=label, **styles[name])
     ax.set(xlim=(0, 1), ylim=(0, 1))
     label_axes(ax, "mean score in the bin", "share of signal in the bin")
-    legend(ax, loc="upper left")
+    _legend_above(ax)
     return figure
 
 
@@ -92,7 +92,7 @@ def auc_against_pt(predictions: Mapping[str, Predictions], styles: Mapping[str, 
     known = {name: pt for name, pt in pt_gev.items() if pt.size > 1}
     if not known:
         return None
-    figure, (ax,) = make_panels(1, height_in=4.8, width_in=6)
+    figure, (ax,) = make_panels(1, height_in=5.2, width_in=6)
     edges = np.quantile(next(iter(known.values())).astype(np.float64), np.linspace(0, 1, 7))
     centres, half_widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
     for number, (name, jet_pt_gev) in enumerate(known.items()):
@@ -107,5 +107,11 @@ def auc_against_pt(predictions: Mapping[str, Predictions], styles: Mapping[str, 
         )
         ax.hlines(value, edges[:-1], edges[1:], color=points[0].get_color(), linewidth=0.8, alpha=0.6)
     label_axes(ax, r"jet $p_T$ [GeV]", "AUC in the bin")
-    legend(ax, loc="best")
+    _legend_above(ax)
     return figure
+
+
+def _legend_above(ax: Axes) -> None:
+    """In two columns if all names are short enough for them."""
+    longest = max(map(len, ax.get_legend_handles_labels()[1]))
+    legend(ax, loc="outside", num_columns=2 if longest <= 30 else 1)

@@ -202,8 +202,8 @@ def _terminal_comparison(rows: Sequence[Row], full: bool) -> Table:
 def cells(row: Row) -> tuple[str, ...]:
     """Jets seen, steps, accuracy, AUC, 1/eps_B at 30 % and 50 %, difference to scratch, as text."""
     return (
-        f"{row.jets_seen:,}",
-        f"{row.steps:,}",
+        f"{row.jets_seen:,}" if row.steps else MISSING,
+        f"{row.steps:,}" if row.steps else MISSING,
         format_measurement(row.accuracy, percent=True),
         format_measurement(row.auc),
         format_rejection(row.rejection_30, row.rejection_limit),

@@ -1,20 +1,8 @@
 """What the numbers say, in sentences: did the pretraining change the AUC, and how sure can one be of that?
 
-Runs are paired with their controls (`controls.py`), pairs of like settings make one mean and one sentence. A mean over
-n pairs has the variance s^2 / n + sigma_test^2:
-
-- s is the scatter between the pairs, of n *different* controls: runs that share a control share its luck, so their
-  differences are first averaged into one.
-  Pretrainings of the same settings but other seeds are averaged likewise. Where all labels meet all pretrainings, the
-  scatter between the means per pretraining is added to that between the controls.
-- sigma_test is the mean of the pairs' own DeLong uncertainties. All pairs are scored on the same jets, and what these
-  happen to be shifts every difference alike: it neither shows in s nor shrinks with n. The standard deviation of a mean
-  is at most the mean of the standard deviations, reached when all errors go together, so this is an upper bound.
-
-A change is claimed when zero lies outside the 95 % interval by Student's t with n - 1 degrees of freedom (Student,
-Biometrika 6 (1908) 1). One control shows no scatter at all: the sentence then says which of two networks is better on
-these jets, not what pretraining does. All seeds of a chain start from one pretraining: its scatter is in a number only
-where several pretrainings are.
+Runs are paired with their controls (`controls.py`), pairs of like settings make one mean (`mean_difference.py`) and one
+sentence. A change is claimed when zero lies outside the mean's 95 % interval. One control shows no scatter at all: the
+sentence then says which of two networks is better on these jets, not what pretraining does.
 """
 
 import math
@@ -22,51 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import NormalDist
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import Any
 
 from jetmae.metrics import Measurement
 from jetmae.report.comparison import compare, format_measurement
 from jetmae.report.controls import CONTROL, recipe_of, why_no_control
 from jetmae.report.evaluation_results import Predictions
+from jetmae.report.explained_variance import hidden_scores, verdict
+from jetmae.report.hand_made_physics import mark_sentences, missing_mark
+from jetmae.report.mean_difference import MeanDifference, mean_of_pairs
 from jetmae.report.pairs import Pair, pairs_of
-from jetmae.report.run_reader import RecordedRun
+from jetmae.report.run_reader import RecordedRun, networks
 
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; the last stands for more, a little too wide.
-STUDENT_95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-_NORMAL_95 = 1.960
 _SUBJECT = {
     "finetune": ("the fine-tuned network", "training from scratch"),
     "probe": ("the linear probe", "the same probe of a random encoder"),
 }
-
-
-@dataclass(frozen=True)
-class MeanDifference:
-    """Mean AUC difference of runs to their controls."""
-
-    delta: Measurement
-    num_runs: int
-    num_controls: int  # different ones: so many independent differences
-    num_pretrainings: int = 1  # whose scatter is in the uncertainty
-
-    @property
-    def half_width(self) -> float:
-        """Half the width of the 95 % interval. With one control it covers the test jets alone."""
-        several = [number for number in (self.num_controls, self.num_pretrainings) if number > 1]
-        return quantile_95(min(several, default=1) - 1) * self.delta.uncertainty
-
-    @property
-    def over(self) -> str:
-        """`3 pairs of runs`, `5 runs against 1 control`."""
-        if self.num_runs == self.num_controls:
-            return f"{self.num_runs} pair{'s' if self.num_runs > 1 else ''} of runs"
-        return f"{self.num_runs} runs against {self.num_controls} control{'s' if self.num_controls > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -78,27 +37,25 @@ class Group:
     mean: MeanDifference
 
 
-def quantile_95(degrees: int) -> float:
-    """Of Student's t, two-sided; the normal one without a degree of freedom, where no scatter is known."""
-    return STUDENT_95[min(degrees, len(STUDENT_95)) - 1] if degrees else _NORMAL_95
-
-
 def headline(runs: Sequence[RecordedRun]) -> list[str]:
-    """What the numbers say, one sentence each: fine-tuning, probes, reconstruction. The first is the result."""
+    """What the numbers say, one sentence each: fine-tuning, observables, probes, reconstruction. The result first."""
     predictions = {run.name: found for run in runs if (found := run.predictions()) is not None}
     groups = [group for kind in CONTROL for group in _groups(runs, predictions, kind)]
     sentences = [
-        *(sentence(group.kind, group.mean, group.label) for group in groups),
+        *(sentence(group.kind, group.mean, group.label) for group in groups if group.kind == "finetune"),
+        *mark_sentences(runs, predictions),
+        *(sentence(group.kind, group.mean, group.label) for group in groups if group.kind != "finetune"),
         *(text for kind in CONTROL for text in _not_compared(runs, predictions, kind)),
-        _reconstruction_sentence(runs),
+        *_reconstruction_sentences(runs),
         _one_control_note(groups),
-        _unfinished_note(runs),
+        missing_mark(runs),
+        _unfinished_note(networks(runs)),
     ]
     return [text for text in sentences if text]
 
 
 def _groups(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions], kind: str) -> list[Group]:
-    recipes: list[dict[str, object]] = []
+    recipes: list[dict[str, Any]] = []
     members: list[list[Pair]] = []
     for pair in pairs_of(runs, predictions, kind):
         recipe = recipe_of(pair.run, pair.control, runs)
@@ -106,19 +63,9 @@ def _groups(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions],
             recipes.append(recipe)
             members.append([])
         members[recipes.index(recipe)].append(pair)
-    return [Group(kind, label, mean_of_pairs(pairs)) for label, pairs in zip(_labels(recipes), members, strict=True)]
-
-
-def mean_of_pairs(pairs: Sequence[Pair]) -> MeanDifference:
-    """As `mean_difference`, of the pairs of one recipe."""
-    per_control: dict[str, list[Measurement]] = {}
-    per_pretraining: dict[str, list[float]] = {}
-    for pair in pairs:
-        per_control.setdefault(pair.control.name, []).append(pair.delta)
-        per_pretraining.setdefault(pair.pretraining, []).append(pair.delta.value)
-    if len(per_control) == len(per_pretraining) == len(pairs):
-        return mean_difference(per_control)  # each pair has labels and a pretraining of its own
-    return mean_difference(per_control, [float(np.mean(values)) for values in per_pretraining.values()])
+    groups = zip(recipes, _labels(recipes), members, strict=True)
+    by_labels = sorted(groups, key=lambda group: group[0].get("data.train_jets") or math.inf)
+    return [Group(kind, label, mean_of_pairs(pairs)) for _, label, pairs in by_labels]
 
 
 def _labels(recipes: Sequence[Mapping[str, object]]) -> list[str]:
@@ -126,27 +73,6 @@ def _labels(recipes: Sequence[Mapping[str, object]]) -> list[str]:
     names = dict.fromkeys(chain.from_iterable(recipes))
     varied = [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
     return [", ".join(f"{name}={recipe[name]}" for name in varied if name in recipe) for recipe in recipes]
-
-
-def mean_difference(
-    deltas: Mapping[str, Sequence[Measurement]], per_pretraining: Sequence[float] = ()
-) -> MeanDifference:
-    """Mean over the controls of the differences to each, with the variance written at the top of this file.
-
-    `per_pretraining` are the mean differences of each pretraining, where several have met the same controls.
-    """
-    # (controls, 2): value and uncertainty, both averaged over the runs that share a control
-    per_control = np.array([np.mean(shared, axis=0) for shared in deltas.values()])
-    value, test_sigma = per_control.mean(axis=0).tolist()
-    scatter = math.hypot(_sigma_of_mean(per_control[:, 0]), _sigma_of_mean(per_pretraining))
-    delta = Measurement(value, math.hypot(scatter, test_sigma))
-    return MeanDifference(delta, sum(map(len, deltas.values())), len(per_control), max(1, len(per_pretraining)))
-
-
-def _sigma_of_mean(values: ArrayLike) -> float:
-    """By their scatter; 0 for fewer than two, which show none."""
-    values = np.asarray(values, dtype=np.float64)
-    return float(values.std(ddof=1) / values.size**0.5) if values.size > 1 else 0.0
 
 
 def sentence(kind: str, mean: MeanDifference, label: str = "") -> str:
@@ -207,6 +133,15 @@ def _unfinished_note(runs: Sequence[RecordedRun]) -> str:
     names = [run.name for run in runs if not run.completed]
     verb = "has" if len(names) == 1 else "have"
     return f"Not final: {', '.join(names)} {verb} not finished." if names else ""
+
+
+def _reconstruction_sentences(runs: Sequence[RecordedRun]) -> list[str]:
+    """For each kind of mask against simple predictors, in its first space; without them, explained variance."""
+    for run in runs:
+        first = {sums.mask: sums for sums in reversed(run.hidden_sums())} if run.kind == "pretrain" else {}
+        if first:
+            return [verdict(score) for score in reversed(hidden_scores(list(first.values())))]
+    return [_reconstruction_sentence(runs)]
 
 
 def _reconstruction_sentence(runs: Sequence[RecordedRun]) -> str:

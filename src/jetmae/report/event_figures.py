@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jetmae.report.channel_names import channel_name
 from jetmae.report.eta_phi import draw_towers, extent_of, label_eta_phi
 from jetmae.report.evaluation_results import Reconstruction
-from jetmae.report.figure_style import MINUS, plain_text
+from jetmae.report.figure_style import MINUS, Style, plain_text
 from jetmae.report.image_colours import (
     HIDDEN_GREY,
     diverging,
@@ -125,7 +125,7 @@ def _draw_detectors(ax: Axes, image_CHW: Image, index: Mapping[str, int]) -> Non
         ax.scatter(phi, eta, _area(values[seen], _THRESHOLD[name]), **_marker(name), zorder=3 if name == "ecal" else 4)
 
 
-def _marker(name: str) -> dict[str, object]:
+def _marker(name: str) -> Style:
     if name == "ecal":
         return {"marker": "s", "color": _COLOUR[name], "alpha": 0.75, "linewidths": 0}
     return {"marker": "o", "facecolors": "none", "edgecolors": _COLOUR[name], "linewidths": 0.9}
@@ -147,6 +147,6 @@ def _detector_legend(index: Mapping[str, int]) -> list[Line2D]:
         for energy_gev in sizes:
             size = 9 if name == "hcal" else float(_area(np.array(energy_gev), _THRESHOLD[name])) ** 0.5
             label = f"{channel_name(name)} tower" if name == "hcal" else f"{channel_name(name)}, {energy_gev:g} GeV"
-            style = {"marker": marker, "markersize": size, "markerfacecolor": face, "color": _COLOUR[name]}
+            style: Style = {"marker": marker, "markersize": size, "markerfacecolor": face, "color": _COLOUR[name]}
             entries.append(Line2D([], [], linestyle="none", label=label, **style))
     return entries

@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from jetmae.report.channel_names import channel_name
 from jetmae.report.explained_variance import HiddenScore
-from jetmae.report.figure_style import GREY, MINUS, finish_axes, label_axes, legend
+from jetmae.report.figure_style import GREY, MINUS, Style, finish_axes, label_axes, legend
 
 _PREDICTOR_COLOUR = {
     "network": "#0072B2",
@@ -47,7 +47,13 @@ def _draw_gains(ax: Axes, score: HiddenScore) -> None:
         value, sigma = np.array(list(per_channel.values())).T
         at = np.arange(len(value)) + (number - (len(score.gain) - 1) / 2) * 0.18
         colour = "#5F6368" if predictor == "mean image" else _PREDICTOR_COLOUR[predictor]
-        style = {"marker": _MARKER[predictor], "color": colour, "markersize": 4.5, "capsize": 2, "linestyle": "none"}
+        style: Style = {
+            "marker": _MARKER[predictor],
+            "color": colour,
+            "markersize": 4.5,
+            "capsize": 2,
+            "linestyle": "none",
+        }
         ax.errorbar(at, value, sigma, label=predictor, **style)
     _finish(ax, score, f"network {MINUS} predictor")
     legend(ax, loc="outside", num_columns=3)

@@ -13,9 +13,9 @@ import numpy as np
 from jetmae import metrics
 from jetmae.metrics import Floats, Measurement
 from jetmae.report.bootstrap import auc_replicates
-from jetmae.report.conclusions import MeanDifference, mean_of_pairs
 from jetmae.report.controls import pretraining_of, settings_of
 from jetmae.report.evaluation_results import Predictions
+from jetmae.report.mean_difference import MeanDifference, mean_of_pairs
 from jetmae.report.pairs import Pair, pairs_of
 from jetmae.report.run_reader import KINDS, OBSERVABLES, RecordedRun
 

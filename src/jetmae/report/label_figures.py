@@ -59,8 +59,8 @@ def _draw_curve(ax: Axes, curve: LabelCurve, line_style: str) -> None:
 def _stretch_towards_one(ax: Axes, lowest: float, highest: float) -> None:
     """An axis in log(1 - AUC): the step from 0.98 to 0.99 halves the errors as that from 0.8 to 0.9 does."""
     ax.set_yscale("function", functions=(_stretched, _unstretched))
-    ax.set_ylim(_unstretched(_stretched(lowest) - 0.06), _unstretched(_stretched(highest) + 0.1))
-    low, high = ax.get_ylim()
+    low, high = _unstretched(np.array([_stretched(lowest) - 0.06, _stretched(highest) + 0.1])).tolist()
+    ax.set_ylim(low, high)
     ticks = [tick for tick in _AUC_TICKS if low <= tick <= high]
     ax.yaxis.set_major_locator(FixedLocator(ticks))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -24,6 +24,7 @@ from jetmae.report.comparison import MISSING, Row, cells, compare, comparison_ta
 from jetmae.report.conclusions import headline
 from jetmae.report.evaluation_results import Predictions
 from jetmae.report.label_chapter import LabelChapter, label_chapter
+from jetmae.report.label_efficiency import num_labels
 from jetmae.report.picture import Picture, picture_of
 from jetmae.report.reconstruction_chapter import ReconstructionChapter, reconstruction_chapter
 from jetmae.report.run_reader import OBSERVABLES, RecordedRun, networks, read_runs
@@ -43,6 +44,7 @@ PART_COLOUR = {  # Okabe and Ito's, which the colour-blind can tell apart
     "queued": "#999999",
     "lost": "#D55E00",
 }
+_MOST_IN_A_PICTURE = 12  # runs
 _LEADING_SENTENCES = 6  # the others can be unfolded
 
 
@@ -95,16 +97,14 @@ class Report:
     @classmethod
     def of(cls, runs: Sequence[RecordedRun], title: str) -> "Report":
         rows = compare(runs)
-        chapters = [
-            reconstruction_chapter(*pair) for pair in zip(runs, rows, strict=True) if pair[0].kind == "pretrain"
-        ]
+        pretrainings = [pair for pair in zip(runs, rows, strict=True) if pair[0].kind == "pretrain"]
         return cls(
             title=title,
             runs=runs,
             rows=rows,
             sentences=headline(runs),
-            curves=_curves(networks(runs)),
-            classification=_classification(runs),
+            curves=_curves(networks(pictured(runs))),
+            classification=_classification(pictured(runs)),
             labels=label_chapter(runs, _all_predictions(runs)),
             pretraining=[reconstruction_chapter(run, row) for run, row in pretrainings],
         )
@@ -124,10 +124,21 @@ class Report:
         return {name: records for name, records in found.items() if records}
 
 
+def pictured(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
+    """All runs; where they are too many for one picture, of each kind the first of those with the most labels."""
+    if len(runs) <= _MOST_IN_A_PICTURE:
+        return list(runs)
+    by_kind: dict[str, list[RecordedRun]] = {}
+    for run in runs:
+        by_kind.setdefault(run.kind, []).append(run)
+    return [max(members, key=lambda run: num_labels(run) or 0) for members in by_kind.values()]
+
+
 def page_content(report: Report) -> dict[str, Any]:
     """Everything the template shows, by name."""
     runs, rows = report.runs, report.rows
     sentences = report.sentences or ["Nothing to compare yet."]
+    shown = {run.name for run in pictured(runs)}
     trained = [pair for pair in zip(runs, rows, strict=True) if pair[0] in networks(runs)]
     return {
         "title": report.title,
@@ -135,20 +146,26 @@ def page_content(report: Report) -> dict[str, Any]:
         "headline": sentences[0],
         "more_sentences": sentences[1:_LEADING_SENTENCES],
         "folded_sentences": sentences[_LEADING_SENTENCES:],
-        "rows": [{"row": row, "cells": cells(row), "colour": figure_style.KIND_COLOUR[row.kind]} for row in rows],
+        "rows": [_entry(row) for row in rows if row.name in shown],
+        "more_rows": [_entry(row) for row in rows if row.name not in shown],
         "several_references": len({row.delta_reference for row in rows if row.delta_reference}) > 1,
         "classified": any(row.kind != "pretrain" for row in rows),
         "has_observables": any(row.kind in OBSERVABLES for row in rows),
         "curves": report.curves,
         "classification": report.classification,
         "labels": report.labels,
-        "confusion": _confusion(runs),
+        "confusion": _confusion(pictured(runs)),
+        "pictured": ", ".join(sorted(shown)) if len(shown) < len(runs) else "",
         "pretraining": report.pretraining,
         "parts": PART_COLOUR,
         "times": _times([run for run, _ in trained]),
         "setup": [_setup(run, row) for run, row in trained],
         "files": [f"{name}.csv" for name in report.tables],
     }
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {"row": row, "cells": cells(row), "colour": figure_style.KIND_COLOUR[row.kind]}
 
 
 def _pictures_of(report: Report) -> list[Picture]:
@@ -175,12 +192,12 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     styles = figure_style.run_styles(runs)
     signal, background = _class_names(found)
     figures = [
-        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves",
+        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves: background rejection against signal efficiency",
          (f"Signal: {signal}; background: {background}. Bands: binomial uncertainty of the background. Curves end where"
           " fewer than 3 background jets are left.")),
-        ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT",
+        ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT, each run",
          "Six bins with equally many jets; points are shifted sideways to be seen."),
-        ("calibration", classifier_figures.calibration(found, styles), "Calibration",
+        ("calibration", classifier_figures.calibration(found, styles), "Calibration: share of signal against score",
          "On the diagonal a score of 0.8 means 80 % signal. Below it the network is too sure of a signal."),
         ("scores", classifier_figures.score_histograms(found, styles), "Histograms of the scores by class",
          "Share of the jets of each class per bin of the score, logarithmic."),
