@@ -16,7 +16,14 @@ from tests.docs import pages, typed
 
 RUN_HERE = tuple(
     f"{name}.md"
-    for name in ("docs/tutorial", "README", "docs/your-data", "docs/settings", "docs/checkpoints-and-guarantees")
+    for name in (
+        "docs/tutorial",
+        "README",
+        "docs/your-data",
+        "docs/settings",
+        "docs/checkpoints-and-guarantees",
+        "docs/studies",
+    )
 )
 RUN_ELSEWHERE = {  # command: what runs it
     "make setup": "the Makefile, before any test",
@@ -134,7 +141,10 @@ def run(command: str, folder: Path) -> None:
 
 def smaller(command: str) -> list[str]:
     """What is typed besides, so that a command takes seconds."""
-    if task := typed.task_of(command):
+    task = typed.task_of(command)
+    if task == "study":
+        return ["--cluster", "local", *TINY]
+    if task:
         decoder = {"pretrain": TINY_DECODER, "chain": [f"pretrain.{word}" for word in TINY_DECODER]}.get(task, ())
         return ["--cluster", "local", "--ranks-per-node", "1", *TINY, *decoder, "optim.steps=4", "engine.device=cpu"]
     return ["--jets", "16"] if " simulate " in command else []

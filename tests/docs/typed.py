@@ -6,10 +6,13 @@ from functools import cache
 from pathlib import Path
 
 from jetmae.config import TASKS, load_experiment
+from jetmae.presets import FOLDER
+from jetmae.studies.protocol import load_protocol
+from jetmae.studies.study import planned_stages
 from tests.conftest import PROJECT, succeed, type_command
 
 TOOLS = {"source", "mkdocs", "pre-commit"}  # that are not ours
-SCRIPT_OF = dict.fromkeys((*TASKS, "chain"), "launch.py")  # jetmae's subcommands that are no name of a script
+SCRIPT_OF = dict.fromkeys((*TASKS, "chain", "study"), "launch.py")  # jetmae's subcommands that are no name of a script
 PLACEHOLDER = re.compile(r"\[?[A-Z]+(=[A-Z]+)?(\.\.\.)?\]?")  # RUN, DIR, KEY=VALUE, RUN...
 
 
@@ -90,6 +93,10 @@ def check_settings(words: list[str]) -> None:
     """Every `section.key=value` of a launch command is one; in a chain, of the task that it is for."""
     task, config = words[0], words[words.index("--config") + 1] if "--config" in words else "small"
     settings = [word for word in words[1:] if is_setting(word, after=words[words.index(word) - 1])]
+    if task == "study":
+        config = config if (FOLDER / "study" / f"{config}.yaml").is_file() else words[1]
+        assert planned_stages(load_protocol(words[1], config, settings), PROJECT / "runs")
+        return
     for of_task in TASKS if task == "chain" else (task,):
         others = tuple(f"{other}." for other in TASKS if other != of_task)
         own = [word.removeprefix(f"{of_task}.") for word in settings if not word.startswith(others)]

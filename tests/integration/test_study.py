@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 SHORT = [*TINY, *(f"pretrain.{setting}" for setting in TINY_DECODER), "optim.batch_size=8", "pretrain.optim.steps=4"]
 LABELS = {
     "labels": [16, 32],
-    "label_seeds": [0, 1],
+    "label_seeds": [0],
     "pretrain_seeds": [0],
-    "methods": ["finetune", "scratch", "probe", "probe-random"],
+    "methods": ["finetune", "scratch", "probe"],
     "search": {"seeds": [7], "grid": {"optim.lr": [1.0e-3, 1.0e-2], "optim.steps": [4], "optim.layer_decay": [0.8]}},
     "overrides": {"probe": {"optim.steps": 4}},
 }
@@ -50,11 +50,11 @@ def test_a_label_study_chooses_on_validation_jets_and_ends_with_the_report(sampl
             best = max(choice["candidates"], key=lambda candidate: candidate["validation_auc"])
             assert choice["chosen"] == best["settings"]
             runs = sorted(root.glob(f"{labels}/{method}-*"))
-            assert len(runs) == 2
+            assert len(runs) == 1
             assert all(config(run)["optim"]["lr"] == choice["chosen"]["optim.lr"] for run in runs)
     assert_no_test_jet_was_read_before(root / "choices.json", root)
     final = sorted(path.parent.parent for path in root.glob("n*/*/evaluation/predictions_test.npz"))
-    assert len(final) == 2 * 4 * 2
+    assert len(final) == 2 * 3
     assert (root / "report" / "report.html").exists()
     assert "n16/finetune-P0-s0" in printed
     assert_the_same_command_trains_only_what_is_missing(root, sample, tmp_path)
@@ -76,7 +76,7 @@ def assert_no_test_jet_was_read_before(choices: Path, root: Path) -> None:
 
 
 def assert_the_same_command_trains_only_what_is_missing(root: Path, sample: Path, tmp_path: Path) -> None:
-    lost = root / "n32" / "probe-P0-s1"
+    lost = root / "n32" / "probe-P0-s0"
     (lost / "COMPLETED").unlink()
     before = {path: path.stat().st_mtime_ns for path in root.glob("**/COMPLETED")}
     choices = (root / "choices.json").stat().st_mtime_ns

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import yaml
 
+from jetmae.cli import launch
+from jetmae.cli.commands.chosen_runs import run_folders
+from jetmae.cli.commands.report import may_read_test
 from jetmae.cli.launch import make_study_parser
 from jetmae.config import RANDOM
 from jetmae.errors import JetmaeError
+from jetmae.launch import submission
 from jetmae.launch.stages import CHAIN
 from jetmae.plan import make_plan
 from jetmae.presets import preset_names
+from jetmae.run_folder import RunFolder
+from jetmae.slurm import queue
 from jetmae.studies import choices
 from jetmae.studies.candidates import candidates
 from jetmae.studies.label_runs import first_stages, last_stages, trials
@@ -272,6 +278,83 @@ def test_only_runs_that_are_not_complete_are_left(searched, tmp_path):
         member.run.completed.touch()
     left = incomplete(stages)
     assert [len(stage.members) for stage in left] == [5, 6, 6, 6]
+
+
+def test_a_folder_of_runs_may_hold_them_at_any_depth(tmp_path):
+    for name in ("pretrain-P0", "n100/scratch-s0", "search/n100/scratch-c0-s1"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "config.yaml").write_text("task: scratch\n")
+    assert {folder.name for folder in run_folders("mine", tmp_path)} == {"pretrain-P0", "scratch-s0", "scratch-c0-s1"}
+
+
+def test_a_run_of_a_search_is_no_row_of_a_report(tmp_path):
+    def is_row(config: str) -> bool:
+        (tmp_path / "config.yaml").write_text(config)
+        return may_read_test(RunFolder(tmp_path))
+
+    assert is_row("task: scratch\n")
+    assert is_row("task: scratch\ndata: {use_test: true}\n")
+    assert not is_row("task: scratch\ndata: {use_test: false}\n")
+
+
+# -- on Slurm ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def submitted(monkeypatch) -> list[tuple[list[str], str | None]]:
+    """Names of the runs of each submission, or the words of a command, and what it depends on. Slurm has job 50."""
+    calls = []
+
+    def submit_runs(roots: list[Path], resources, *, name: str) -> list[str]:
+        calls.append(([root.name for root in roots], resources.dependency))
+        return [f"{len(calls)}_{number}" for number in range(len(roots))]
+
+    def submit_command(command: list[str], folder: Path, resources, *, code_of: Path, name: str) -> str:
+        calls.append((command, resources.dependency))
+        return "50"
+
+    monkeypatch.setattr(submission, "submit", submit_runs)
+    monkeypatch.setattr(submission, "submit_command", submit_command)
+    monkeypatch.setattr(queue, "queue_of", lambda users: {"50": queue.QueuedJob("PENDING", "Dependency", None)})
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return calls
+
+
+def on_slurm(sample: Path, folder: Path) -> int:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({**TARGETS, "label_seeds": [0]}, sort_keys=False))
+    words = [
+        "targets",
+        f"data.path={sample}",
+        "--config",
+        path,
+        "--name",
+        "s",
+        "--runs-dir",
+        folder,
+        "--cluster",
+        "slurm",
+    ]
+    return launch.main(["study", *map(str, words), "--time", "30"])
+
+
+def test_on_slurm_a_job_gives_the_same_command_again_when_all_is_complete(submitted, tmp_path, sample, monkeypatch):
+    assert on_slurm(sample, tmp_path) == 0
+    assert submitted[:3] == [
+        (["pixels-P0", "log_sums-P0"], None),
+        (["probe-P0-s0"], "afterok:1_0:1_1"),
+        (["probe-P0-s0"], "afterok:1_0:1_1"),
+    ]
+    command, dependency = submitted[3]
+    assert dependency == "afterok:1_0:1_1:2_0:3_0"
+    assert command[1:5] == ["-m", "jetmae", "study", "targets"]
+    again = make_study_parser().parse_intermixed_args(command[4:])
+    assert (again.config, again.name) == (str(tmp_path / "s" / "protocol.yaml"), "s")
+    assert (again.cluster, again.time_min) == ("slurm", 30)
+    with pytest.raises(JetmaeError, match=r"goes on by itself in job 50, queued or running: scancel 50, or wait"):
+        on_slurm(sample, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "50")  # that job itself
+    assert on_slurm(sample, tmp_path) == 0
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
