@@ -74,7 +74,9 @@ def fit_mask_tables(
         for sums, noise_BN in jets():
             yield sums.absolute_BLC, sums.signed_BLC, one(noise_BN)[..., group_of_channel]
 
+    # Whole patches hide all channels alike: one model for all of them is the same, and faster.
+    groups = {kind: [0] * len(group_of_channel) if kind == "patches" else group_of_channel for kind in maskings}
     predictors = {
-        kind: fit_predictors(partial(masked, one), spaces, grid, group_of_channel) for kind, one in maskings.items()
+        kind: fit_predictors(partial(masked, one), spaces, grid, groups[kind]) for kind, one in maskings.items()
     }
     return MaskTables(spaces, maskings, group_of_channel, predictors)
