@@ -1,8 +1,9 @@
-"""Probing: one linear layer on what a frozen encoder says.
+"""Probing: one linear layer on features that stay as they are, such as what a frozen encoder says.
 
 Shapes: B jets, N jets of a split, R jets of all ranks, F features.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,11 +23,11 @@ from jetmae.tasks.classify import evaluate_classifier, labels_of, make_classifie
 from jetmae.tasks.task import Columns, Metrics, Task, TaskContext
 
 
-class ProbeTask(Task):
-    """The head alone is trained.
+class FeatureProbe(Task):
+    """One linear layer on fixed features of the jets.
 
-    Nothing random happens to the images and the encoder does not change, so each jet's features are computed once,
-    before the first step (`prepare`), and the loop trains on those.
+    Nothing random happens to the images and what makes the features does not change, so each jet's features are
+    computed once, before the first step (`prepare`), and the loop trains on those.
     """
 
     network: LinearProbe
@@ -34,16 +35,18 @@ class ProbeTask(Task):
     jet_columns = ("pt_gev", "mass_gev")
     noise_columns = 0
 
-    def __init__(self, experiment: Experiment, context: TaskContext):
-        self.experiment, self.context = experiment, context
-        self.classifier = make_classifier(experiment, context.image_shape)
-        self.encoder = self.classifier.encoder
+    def __init__(self, experiment: Experiment, context: TaskContext, num_features: int):
+        self.experiment, self.context, self.num_features = experiment, context, num_features
         self.network = self.make_network()
         self.features: dict[str, tuple[Tensor, Tensor]] = {}
         """of each split: ids (N,), ascending, and features (N, F)"""
 
+    @abstractmethod
+    def look(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The batch on the device, and the features (B, F) of its jets."""
+
     def make_network(self) -> LinearProbe:
-        return LinearProbe(self.classifier.num_features)
+        return LinearProbe(self.num_features)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.network, weight_decay=self.experiment.optim.weight_decay)
@@ -78,14 +81,27 @@ class ProbeTask(Task):
         Each rank computes its share and receives the others', so that all see the same numbers. The shares are
         exchanged batch by batch, because the features of millions of jets leave no room for a second copy.
         """
-        ids_N, features_NF = torch.from_numpy(ids), torch.full((len(ids), self.classifier.num_features), torch.nan)
-        frozen = self.classifier.to(self.context.world.device).eval()
+        ids_N, features_NF = torch.from_numpy(ids), torch.full((len(ids), self.num_features), torch.nan)
         gather_rows = self.context.world.gather_rows
         with torch.no_grad():
             for batch in batches:
-                moved, images_BCHW = self.context.dense(batch, frozen)
+                moved, features_BF = self.look(batch)
                 counted_R = gather_rows(moved.counts_B.to(torch.uint8)).bool()
-                ids_R, features_RF = gather_rows(moved.ids_B), gather_rows(frozen.features(images_BCHW))
+                ids_R, features_RF = gather_rows(moved.ids_B), gather_rows(features_BF)
                 rows = torch.searchsorted(ids_N, ids_R[counted_R].cpu())
                 features_NF[rows] = features_RF[counted_R].cpu()
         return ids_N, features_NF
+
+
+class ProbeTask(FeatureProbe):
+    """The features are those of a frozen encoder; the head alone is trained."""
+
+    def __init__(self, experiment: Experiment, context: TaskContext):
+        self.classifier = make_classifier(experiment, context.image_shape)
+        self.encoder = self.classifier.encoder
+        super().__init__(experiment, context, self.classifier.num_features)
+
+    def look(self, batch: Batch) -> tuple[Batch, Tensor]:
+        frozen = self.classifier.to(self.context.world.device).eval()
+        moved, images_BCHW = self.context.dense(batch, frozen)
+        return moved, frozen.features(images_BCHW)
