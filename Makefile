@@ -1,4 +1,4 @@
-# make demo            the whole experiment on the shipped sample: five runs and their comparison, 5 minutes on 2 cores
+# make demo            the whole experiment on the shipped sample: six runs and their comparison, 5 minutes on 2 cores
 # make test            all tests but those of hours (make test-fast: those without training)
 # make check           all that can be said without running the code; its parts are targets too:
 #                      lint types spelling shell imports docs links

@@ -37,7 +37,7 @@ pretrain=$job
 all=${job:+:$job}
 for run in "${runs[@]:1}"; do
     case $(basename -- "$run") in
-        scratch* | probe-random*) submit "$run" ;;
+        scratch* | probe-random* | probe-observables*) submit "$run" ;;
         *) submit "$run" "$pretrain" ;;
     esac
     all+=${job:+:$job}

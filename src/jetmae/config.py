@@ -22,6 +22,9 @@ from jetmae.presets import FOLDER, TASKS, preset_names
 
 Target = Literal["pixels", "log_sums", "tweedie_sums", "occupancy", "raw_sums", "signed_sums"]
 RANDOM = "random"  # probe only: init_from=random is the control without pretraining
+OBSERVABLES = "observables"  # probe only: init_from=observables has a textbook's features and no encoder
+NO_RUN = (RANDOM, OBSERVABLES)
+"""values of init_from that name no run"""
 
 
 class Section(BaseModel):
@@ -231,7 +234,10 @@ class Experiment(Section):
 
     task: Literal["pretrain", "finetune", "scratch", "probe"] = Field(description="what is trained, and from where")
     seed: int = Field(0, ge=0, lt=2**32, description="of everything random: initial weights, order of the jets, masks")
-    init_from: str | None = Field(None, description="run whose best weights to start from; finetune and probe need it")
+    init_from: str | None = Field(
+        None,
+        description="run whose best weights finetune and probe start from; a probe also takes random or observables",
+    )
     data: Data = Data()
     augment: Augment = Augment()
     model: Model = Model()
@@ -258,12 +264,15 @@ class Experiment(Section):
         if self.task in ("pretrain", "scratch") and self.init_from is not None:
             raise ValueError(f"init_from={self.init_from}: {self.task} starts from random weights; remove init_from")
         if self.task in ("finetune", "probe") and self.init_from is None:
-            control = " or init_from=random for the control without pretraining" if self.task == "probe" else ""
+            others = ", init_from=random for the control without pretraining, or init_from=observables for a textbook's"
             raise ValueError(
-                f"init_from is missing: {self.task} starts from a pretrain run; add init_from=RUN{control}"
+                f"init_from is missing: {self.task} starts from a pretrain run; add init_from=RUN"
+                + (f"{others} features instead of a network's" if self.task == "probe" else "")
             )
         if self.task == "finetune" and self.init_from == RANDOM:
             raise ValueError("init_from=random: fine-tuning from random weights is the task scratch; use that")
+        if self.task == "finetune" and self.init_from == OBSERVABLES:
+            raise ValueError("init_from=observables: observables have no weights to tune; use the task probe")
         self._check_pixels()
         if self.optim.layer_decay < 1 and self.task != "finetune":
             raise ValueError(

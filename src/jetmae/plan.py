@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jetmae.command_line import typed
-from jetmae.config import RANDOM, Experiment, batch_layout, read_experiment
+from jetmae.config import NO_RUN, OBSERVABLES, Experiment, batch_layout, read_experiment
+from jetmae.data.jet_channels import check_jet_channels, check_jet_images
 from jetmae.data.manifest import Manifest, check_same_images, read_manifest
 from jetmae.data.normalisation import Normalisation
 from jetmae.data.order import steps_per_epoch
@@ -61,6 +62,8 @@ def make_plan(experiment: Experiment, ranks: int) -> Plan:
     """
     manifest = read_manifest(Path(experiment.data.path))
     _check_patches(experiment, manifest)
+    if _computes_observables(experiment):
+        check_observables(manifest)
     train, validation = (_need_split(experiment, manifest, kind) for kind in ("train", "validation"))
     test = _choose_split(experiment, manifest, "test") if experiment.data.use_test else None
     for split in filter(None, (train, validation, test)):
@@ -112,13 +115,23 @@ def normalisation_of_split(manifest: Manifest, split: str, transform: str) -> No
     return Normalisation(transform, **{name: tuple(constants[name]) for name in ("scale", "mean", "std")})
 
 
+def check_observables(manifest: Manifest) -> None:
+    """Observables need images in physical units.
+
+    Raises:
+        DataError: a channel is missing or has another unit, or the images are no grid of towers.
+    """
+    check_jet_channels(manifest.channels, manifest.units)
+    check_jet_images(manifest.channels, *manifest.image_shape[1:])
+
+
 def check_pretrain_run(experiment: Experiment, manifest: Manifest) -> None:
     """The run named by init_from must be a finished pretraining that the experiment can start from. Reads no weights.
 
     Raises:
         JetmaeError: it is missing, unfinished or another task; or as `check_pretraining`.
     """
-    if experiment.init_from in (None, RANDOM):
+    if experiment.init_from is None or experiment.init_from in NO_RUN:
         return
     run = RunFolder(Path(experiment.init_from))
     if not run.config.is_file():
@@ -207,3 +220,8 @@ def _check_patches(experiment: Experiment, manifest: Manifest) -> None:
     weights = experiment.reconstruct.channel_weights if experiment.reconstruct else None
     if weights is not None and len(weights) != channels:
         raise JetmaeError(f"reconstruct.channel_weights has {len(weights)} entries, the images {channels} channels")
+
+
+def _computes_observables(experiment: Experiment) -> bool:
+    regressed = experiment.reconstruct is not None and experiment.reconstruct.observables_weight > 0
+    return experiment.init_from == OBSERVABLES or regressed

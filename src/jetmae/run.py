@@ -16,7 +16,7 @@ from jetmae.attempts import attempt_lines, cause_of_this_stop
 from jetmae.checkpoint.checkpoints import Checkpoints, Identity
 from jetmae.checkpoint.store import CheckpointStore
 from jetmae.checkpoint.train_state import TrainState
-from jetmae.config import RANDOM, Experiment, experiment_fingerprint, read_experiment
+from jetmae.config import NO_RUN, Experiment, experiment_fingerprint, read_experiment
 from jetmae.data.images import ImageMaker
 from jetmae.data.integrity import check_hashes, data_fingerprint
 from jetmae.data.loader import Share
@@ -249,7 +249,7 @@ def initial_weights(experiment: Experiment, plan: Plan) -> tuple[dict[str, Tenso
     Raises:
         JetmaeError: they cannot be read, or do not fit the experiment or its data.
     """
-    if experiment.init_from is None or experiment.init_from == RANDOM:
+    if experiment.init_from is None or experiment.init_from in NO_RUN:
         return None
     path = RunFolder(Path(experiment.init_from)).best_weights
     weights, info = read_weights(path)

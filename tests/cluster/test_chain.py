@@ -25,7 +25,7 @@ def jobs_of(printed: str) -> list[str]:
 def test_a_chain_over_two_seeds_ends_with_the_report_and_goes_on_where_it_stopped(cluster, sample, tmp_path):
     printed = chain(cluster, sample, tmp_path, "--array", "seed=0..1")
     jobs = jobs_of(printed)
-    assert len(jobs) == 1 + 4 * 2 + 1
+    assert len(jobs) == 1 + 5 * 2 + 1
     again = chain(cluster, sample, tmp_path, "--array", "seed=0..1")
     assert "pretrain: has job" in again  # nothing of it is submitted twice; the second report is
     cluster.cancel(jobs_of(again)[-1])
@@ -33,7 +33,7 @@ def test_a_chain_over_two_seeds_ends_with_the_report_and_goes_on_where_it_stoppe
     page = tmp_path / "all" / "report" / "report.html"
     assert f"{page}" in printed
     assert "probe-random-seed-1" in page.read_text()
-    assert len(list((tmp_path / "all").glob("*/COMPLETED"))) == 9
+    assert len(list((tmp_path / "all").glob("*/COMPLETED"))) == 11
 
     (tmp_path / "all" / "scratch-seed-1" / "COMPLETED").unlink()
     resumed = jobs_of(chain(cluster, sample, tmp_path, "--array", "seed=0..1"))

@@ -102,5 +102,6 @@ def test_a_chain_of_templates_ends_with_the_report_and_goes_on_where_it_stopped(
         assert report.exists()
         report.unlink()
     runs = sorted(path.parent for path in (tmp_path / "chain").glob("*/COMPLETED"))
-    assert [run.name for run in runs] == ["finetune", "pretrain", "probe", "probe-random", "scratch"]
+    names = ["finetune", "pretrain", "probe", "probe-observables", "probe-random", "scratch"]
+    assert [run.name for run in runs] == names
     assert all(len(read_lines(run / "attempts.jsonl")) == 2 for run in runs)

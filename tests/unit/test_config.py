@@ -49,6 +49,7 @@ def test_a_length_in_steps_replaces_the_presets_epochs_and_back():
         ("model.heads=7", r"dim 64 with heads 7"),
         ("classify.pooling=cls", r"section classify is not for task pretrain"),
         ("init_from=x", r"pretrain starts from random weights"),
+        ("init_from=observables", r"pretrain starts from random weights"),
         ("engine.zero_stage=4", r"engine.zero_stage = 4"),
         ("optim.layer_decay=0.5", r"only finetune"),
         ("optim", r"expected key=value"),
@@ -118,3 +119,17 @@ def test_batch_layout_multiplies_to_the_global_batch():
 def test_an_impossible_batch_layout_names_the_possible_ones(batch_size, ranks, micro, expected):
     with pytest.raises(JetmaeError, match=expected):
         batch_layout(batch_size, ranks, micro)
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "expected"),
+    [
+        ("finetune", ["init_from=random"], r"fine-tuning from random weights is the task scratch"),
+        ("finetune", ["init_from=observables"], r"no weights to tune; use the task probe"),
+        ("finetune", [], r"add init_from=RUN$"),
+        ("probe", [], r"init_from=RUN, init_from=random for the control .*, or init_from=observables for a textbook"),
+    ],
+)
+def test_a_start_that_a_task_cannot_have_is_refused(task, words, expected):
+    with pytest.raises(JetmaeError, match=expected):
+        load_experiment(task, "small", words)

@@ -58,7 +58,7 @@ def test_one_hit_has_no_mass_and_no_size():
     assert found["calorimeter_log_mass_gev"] == 0  # below 1 GeV counts as 1 GeV
     for name in ("girth", "major_axis", "minor_axis", "tau_1", "tau_4", "seed_2_share", "seeds_1_2_distance"):
         assert found[f"calorimeter_{name}"] == pytest.approx(0, abs=1e-6), name
-    assert found["calorimeter_ptd"] == found["calorimeter_seed_1_share"] == 1
+    assert found["calorimeter_dispersion"] == found["calorimeter_seed_1_share"] == 1
     assert found["calorimeter_log_e2_beta1"] == pytest.approx(math.log(1e-4))
     assert found["calorimeter_log_e3_beta1"] == pytest.approx(math.log(1e-7))
 
@@ -70,7 +70,7 @@ def test_two_equal_hits(row):
     shape = {name.removeprefix("calorimeter_"): value for name, value in found.items()}
     assert shape["log_mass_gev"] == pytest.approx(math.log(40 * distance), abs=1e-5)  # m^2 = E_1 E_2 R^2
     assert shape["girth"] == pytest.approx(distance / 2, rel=1e-5)
-    assert shape["ptd"] == pytest.approx(math.sqrt(0.5))
+    assert shape["dispersion"] == pytest.approx(math.sqrt(0.5))
     assert shape["major_axis"] == pytest.approx(distance / 2, rel=1e-5)
     assert shape["minor_axis"] == pytest.approx(0, abs=1e-4)
     for beta in (1, 2):

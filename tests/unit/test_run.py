@@ -11,11 +11,15 @@ import torch
 
 from jetmae import evaluation
 from jetmae.config import Experiment, load_experiment
+from jetmae.data.observables import observables
 from jetmae.data.rank_batches import RankBatches
+from jetmae.data.sparse import densify
+from jetmae.metrics import auc
 from jetmae.model.patches import patchify, unpatchify
 from jetmae.run import Run
 from jetmae.run_folder import RunFolder
 from jetmae.runtime.world import World
+from jetmae.tasks.boosted_trees import scores_of_trees
 from jetmae.tasks.reconstruct import evenly_spaced
 from tests.conftest import TINY, TINY_DECODER
 
@@ -157,20 +161,23 @@ def test_every_rank_has_the_same_mean_image_on_any_number_of_ranks(sample, tmp_p
         torch.testing.assert_close(vars(run.task.mean_image), vars(alone.task.mean_image), rtol=1e-12, atol=1e-12)
 
 
-def probes_with_features(sample, tmp_path, ranks: int) -> list[Run]:
-    more = ("data.train_jets=101", "init_from=random", "optim.batch_size=32", "engine.micro_batch_size=16")
+def probes_with_features(sample, tmp_path, ranks: int, init_from: str = "random") -> list[Run]:
+    more = ("data.train_jets=101", f"init_from={init_from}", "optim.batch_size=32", "engine.micro_batch_size=16")
     experiment = load_experiment("probe", "small", [f"data.path={sample}", *TINY, *more])
     return on_threads(lambda run: run.task.prepare(run.batches), experiment, tmp_path, ranks)
 
 
-def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(sample, tmp_path):
-    (alone,) = probes_with_features(sample, tmp_path, ranks=1)
-    for run in probes_with_features(sample, tmp_path, ranks=2):
+@pytest.mark.parametrize(("init_from", "num_features"), [("random", 5 * 16), ("observables", 112)])
+def test_each_rank_holds_the_features_of_the_selected_jets_once_and_bit_for_bit(
+    sample, tmp_path, init_from, num_features
+):
+    (alone,) = probes_with_features(sample, tmp_path, 1, init_from)
+    for run in probes_with_features(sample, tmp_path, 2, init_from):
         for split, (ids, features) in alone.task.features.items():
             assert torch.equal(run.task.features[split][0], ids)
             assert torch.equal(run.task.features[split][1], features)
             assert torch.isfinite(features).all()
-        assert run.task.features[run.plan.train_split][1].shape == (101, 5 * 16)
+        assert run.task.features[run.plan.train_split][1].shape == (101, num_features)
         for name, numbers in run.task.network.state_dict().items():
             assert torch.equal(numbers, alone.task.network.state_dict()[name])
 
@@ -182,6 +189,41 @@ def test_a_jet_is_judged_by_its_own_features(sample, tmp_path):
             jets = run.task.context.look(batch, run.task.classifier)
             expected = run.task.network(run.task.classifier.features(*run.task.region(jets)))
             assert torch.allclose(run.task.logits(run.task.network, batch), expected, atol=1e-6)
+
+
+def test_observables_are_those_of_the_images_as_they_are_stored(sample, tmp_path):
+    experiment = load_experiment("probe", "small", [f"data.path={sample}", "init_from=observables"])
+    run = Run(RunFolder(tmp_path), experiment, World(0, 1, 0, torch.device("cpu")), lease=None)
+    dataset = run.datasets["test"]
+    images = torch.from_numpy(densify(dataset.gather(np.arange(16)), dataset.manifest.image_shape, 5))
+    (batch,) = run.batches.alone("test", np.arange(16))
+    expected = observables(images, dataset.manifest.channels)
+    torch.testing.assert_close(run.task.look(batch)[1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_boosted_trees_are_kept_beside_the_logistic_regression(sample, tmp_path):
+    words = [f"data.path={sample}", *TINY, "data.train_jets=101", "init_from=observables"]
+    experiment = load_experiment("probe", "small", words)
+    run = Run(RunFolder(tmp_path), experiment, World(0, 1, 0, torch.device("cpu")), lease=None)
+    run.task.prepare(run.batches)
+    run.folder.evaluation.mkdir()
+    run.evaluation.evaluate_split(run.task.network.eval(), "test", run.plan.test_split)
+    with np.load(run.folder.evaluation / "predictions_test.npz") as found:
+        assert len(found["score"]) == len(found["score_of_boosted_trees"]) == 32
+        assert auc(found["score_of_boosted_trees"], found["label"]) > 0.8
+        assert found["score_of_boosted_trees"].dtype == np.float32
+        # The other jets of the split are not scored, and features stand in the order of their ids.
+        ids, features = run.task.features["test"]
+        rows = np.searchsorted(ids.numpy(), found["sample_id"])
+        labels = run.datasets["train"].column("label")[run.batches.selection]
+        expected = scores_of_trees(run.task.features["train"][1].numpy(), labels, features[rows].numpy(), seed=0)
+        assert np.array_equal(found["score_of_boosted_trees"], expected)
+
+
+def test_without_two_classes_there_are_no_trees():
+    features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    assert scores_of_trees(features, np.ones(20, np.int64), features, seed=0) is None
+    assert scores_of_trees(features, (features[:, 0] > 0).astype(np.int64), features, seed=0).shape == (20,)
 
 
 def test_examples_reach_from_the_first_to_the_last_picture():

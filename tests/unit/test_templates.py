@@ -66,16 +66,18 @@ def test_a_chain_waits_for_what_it_needs_and_leaves_out_what_is_complete(sample,
     calls = submit_chain(sample, tmp_path)
     jobs = {re.search(r"--job-name=\S*?([a-z-]+) ", call)[1]: number for number, call in enumerate(calls, start=1)}
     waits = [re.search(r"--dependency=(\S+)", call)[1] for call in calls]
-    assert jobs == {"pretrain": 1, "finetune": 2, "scratch": 3, "probe": 4, "probe-random": 5, "jetmae-report": 6}
+    assert jobs == {"pretrain": 1, "finetune": 2, "scratch": 3, "probe": 4, "probe-random": 5, "probe-observables": 6,
+                    "jetmae-report": 7}  # fmt: skip
     needs_pretrain = "singleton,afterok:1"
-    assert waits == ["singleton", needs_pretrain, "singleton", needs_pretrain, "singleton", "afterok:1:2:3:4:5"]
+    singly = "singleton"
+    assert waits == [singly, needs_pretrain, singly, needs_pretrain, singly, singly, "afterok:1:2:3:4:5:6"]
     assert all("--kill-on-invalid-dep=yes" in call for call in calls)
 
     for run in ("pretrain", "scratch"):
         (tmp_path / "runs" / "chain" / run / "COMPLETED").touch()
     calls = submit_chain(sample, tmp_path)
     waits = [re.search(r"--dependency=(\S+)", call)[1] for call in calls]
-    assert waits == ["singleton", "singleton", "singleton", "afterok:1:2:3"]
+    assert waits == ["singleton", "singleton", "singleton", "singleton", "afterok:1:2:3:4"]
 
 
 def submit_chain(sample: Path, folder: Path) -> list[str]:

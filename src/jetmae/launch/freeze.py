@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from jetmae.config import FREE_ON_RESUME, RANDOM, Experiment, as_yaml, identity_of, read_experiment
+from jetmae.config import FREE_ON_RESUME, NO_RUN, Experiment, as_yaml, identity_of, read_experiment
 from jetmae.errors import JetmaeError
 from jetmae.files import make_folder, write_text
 from jetmae.records.launch import TIME_FORMAT, read_launch, write_launch
@@ -25,7 +25,7 @@ def located(experiment: Experiment, runs_dir: Path) -> Experiment:
     """
     data = experiment.data.model_copy(update={"path": str(Path(experiment.data.path).resolve())})
     init_from = experiment.init_from
-    if init_from not in (None, RANDOM) and not Path(init_from).is_absolute():
+    if init_from is not None and init_from not in NO_RUN and not Path(init_from).is_absolute():
         init_from = str(find_run(init_from, runs_dir).root)
     return experiment.model_copy(update={"data": data, "init_from": init_from})
 

@@ -4,15 +4,17 @@ Runs of one stage may be trained at the same time.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jetmae.config import RANDOM, Experiment, load_experiment
-from jetmae.errors import JetmaeError
+from jetmae.config import NO_RUN, OBSERVABLES, RANDOM, Experiment, load_experiment
+from jetmae.data.manifest import read_manifest
+from jetmae.errors import DataError, JetmaeError
 from jetmae.launch.default_dataset import is_default, provide_default_dataset
 from jetmae.launch.freeze import located
 from jetmae.launch.layout import Layout
-from jetmae.plan import check_pretrain_run, check_pretraining, make_plan
+from jetmae.plan import check_observables, check_pretrain_run, check_pretraining, make_plan
 from jetmae.presets import TASKS
 from jetmae.run_folder import RunFolder, new_run
 
@@ -22,6 +24,7 @@ CHAIN: dict[str, tuple[str, str | None]] = {  # run name below the chain's folde
     "scratch": ("scratch", None),
     "probe": ("probe", "pretrain"),
     "probe-random": ("probe", RANDOM),
+    "probe-observables": ("probe", OBSERVABLES),
 }
 
 
@@ -122,18 +125,31 @@ def _single_stage(task: str, wanted: Wanted) -> Stage:
 
 
 def _chain_stages(wanted: Wanted) -> list[Stage]:
-    """The five runs of a chain. An array varies the supervised ones; all of them start from one pretraining."""
+    """The six runs of a chain. An array varies the supervised ones; all of them start from one pretraining."""
     root = new_run(wanted.name or f"chain-{Path(wanted.config).stem}", wanted.runs_dir).root
     stages = []
     for name, (task, source) in CHAIN.items():
-        init_from = [] if source is None else [f"init_from={source if source == RANDOM else root / source}"]
+        init_from = [] if source is None else [f"init_from={source if source in NO_RUN else root / source}"]
         overrides = [*overrides_for(task, wanted.overrides), *init_from]
         members = [
             make_member(task, wanted.config, [*overrides, *more], name + suffix, root)
             for suffix, more in array_elements(None if name == "pretrain" else wanted.array)
         ]
+        if source == OBSERVABLES and not _can_be_observed(name, members[0]):
+            continue
         stages.append(Stage(name, members, after="pretrain" if source == "pretrain" else None))
     return stages
+
+
+def _can_be_observed(name: str, member: Member) -> bool:
+    """Whether a chain has this run: images of unknown units are no reason to do without the others."""
+    manifest = read_manifest(Path(member.experiment.data.path))
+    try:
+        check_observables(manifest)
+    except DataError as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def make_member(task: str, config: str, overrides: list[str], name: str, runs_dir: Path) -> Member:

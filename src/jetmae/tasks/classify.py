@@ -4,6 +4,7 @@ Shapes: B jets, R those of all ranks, C channels, H W image.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from jetmae.metrics import accuracy, auc
 from jetmae.model.classifier import Classifier
 from jetmae.model.vit import Encoder, drop_paths, set_drop_path_noise
 from jetmae.runtime.liveness.phases import with_phases
-from jetmae.tasks.features import features_of, fit_head
+from jetmae.tasks.features import encoder_features, features_of, fit_head
 from jetmae.tasks.region import Region
 from jetmae.tasks.task import Columns, Metrics, Task, TaskContext
 
@@ -54,7 +55,10 @@ class ClassificationTask(Task):
             return
         split = batches.train_split
         jets = with_phases(self.context.world.each(batches.of_split(split)), "features")
-        _, features_NF, label_N = features_of(self.context, self.network, self.region, jets, batches.ids(split))
+        look = partial(encoder_features, self.context, self.network, self.region)
+        _, features_NF, label_N = features_of(
+            self.context, look, self.network.num_features, jets, batches.ids(split)
+        )
         self.network.set_statistics(features_NF)
         if self.settings.head_from_probe:
             scaled_NF = self.network.scaled(features_NF.to(self.context.world.device)).cpu().numpy()

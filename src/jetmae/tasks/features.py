@@ -1,9 +1,9 @@
 """What a frozen encoder says of the jets of a split, and a head that is fitted to it.
 
-Shapes: N jets of a split, R jets of all ranks in a batch, F features.
+Shapes: B jets, N jets of a split, R jets of all ranks in a batch, F features.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -20,25 +20,36 @@ INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1)  # C of scikit-learn's logistic regressio
 INNER_SHARE = 0.75  # of the training jets, to choose among them
 
 
-def features_of(
-    context: TaskContext, classifier: Classifier, region: Region, batches: Iterable[Batch], ids: NDArray[np.int64]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids (N,), which ascend, features (N, F) and labels (N,) of these jets; 0 where there are none. Collective.
+def encoder_features(
+    context: TaskContext, classifier: Classifier, region: Region, batch: Batch
+) -> tuple[Batch, Tensor]:
+    """The batch on the device, and what a frozen encoder says of its jets (B, F)."""
+    frozen = classifier.to(context.world.device).eval()
+    jets = context.look(batch, frozen)
+    return jets.batch, frozen.features(*region(jets))
 
-    Each rank computes its share and receives the others', so that all see the same numbers. The shares are exchanged
-    batch by batch, because the features of millions of jets leave no room for a second copy.
+
+def features_of(
+    context: TaskContext,
+    look: Callable[[Batch], tuple[Batch, Tensor]],
+    num_features: int,
+    batches: Iterable[Batch],
+    ids: NDArray[np.int64],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids (N,), which ascend, features (N, F) and labels (N,) of these jets; label 0 where there are none. Collective.
+
+    `look` gives a batch on the device and the features (B, F) of its jets. Each rank computes its share and receives
+    the others', so that all see the same numbers. The shares are exchanged batch by batch, because the features of
+    millions of jets leave no room for a second copy.
     """
-    ids_N = torch.from_numpy(ids)
-    features_NF = torch.full((len(ids), classifier.num_features), torch.nan)
-    label_N = torch.full((len(ids),), -1, dtype=torch.int64)
-    frozen, gather_rows = classifier.to(context.world.device).eval(), context.world.gather_rows
+    ids_N, label_N = torch.from_numpy(ids), torch.zeros(len(ids), dtype=torch.int64)
+    features_NF, gather_rows = torch.full((len(ids), num_features), torch.nan), context.world.gather_rows
     with torch.no_grad():
         for batch in batches:
-            jets = context.look(batch, frozen)
-            features_BF = frozen.features(*region(jets))
-            label_B = torch.zeros_like(jets.batch.ids_B) if jets.batch.label_B is None else jets.batch.label_B.long()
-            counted_R = gather_rows(jets.batch.counts_B.to(torch.uint8)).bool()
-            ids_R, features_RF, label_R = map(gather_rows, (jets.batch.ids_B, features_BF, label_B))
+            moved, features_BF = look(batch)
+            label_B = torch.zeros_like(moved.ids_B) if moved.label_B is None else moved.label_B.long()
+            counted_R = gather_rows(moved.counts_B.to(torch.uint8)).bool()
+            ids_R, features_RF, label_R = map(gather_rows, (moved.ids_B, features_BF, label_B))
             rows = torch.searchsorted(ids_N, ids_R[counted_R].cpu())
             features_NF[rows], label_N[rows] = features_RF[counted_R].cpu(), label_R[counted_R].cpu()
     return ids_N, features_NF, label_N

@@ -62,10 +62,13 @@ def size_and_mass(jet: Spread) -> dict[str, Tensor]:
 
 
 def girth_and_dispersion(jet: Spread) -> dict[str, Tensor]:
-    """Girth = sum z_i r_i, in eta and phi (arXiv:1106.3076). pTD = sqrt(sum z_i^2), no unit (CMS-PAS-JME-13-002)."""
+    """Girth = sum z_i r_i, in eta and phi (arXiv:1106.3076).
+
+    Dispersion = sqrt(sum z_i^2), no unit: 1 for a single tower, small for many alike (CMS-PAS-JME-13-002).
+    """
     return {
         "girth": (jet.share_BL * jet.distance_BL).sum(dim=1),
-        "ptd": (jet.share_BL**2).sum(dim=1).sqrt(),
+        "dispersion": (jet.share_BL**2).sum(dim=1).sqrt(),
     }
 
 
