@@ -74,6 +74,17 @@ def test_all_labels_are_as_many_as_an_epoch_has(tmp_path: Path) -> None:
     assert num_labels(run) == 384
 
 
+def test_runs_with_all_labels_have_the_same_number_whatever_their_batches(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"scratch-{n}", "scratch", train_jets=n) for n in (100, None)]
+    folders.append(make_run(tmp_path / "finetune", "finetune"))
+    metrics = folders[-1] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"samples": 768', '"samples": 762'))
+    for folder in folders:
+        add_predictions(folder, 1.0)
+    curves = study_of(read_runs(folders)).curves
+    assert [[point.num_labels for point in curve.points] for curve in curves] == [[384], [100, 384]]
+
+
 def test_bootstrap_of_an_auc_agrees_with_delong_and_counts_ties_as_half() -> None:
     random = np.random.default_rng(1)
     label = random.integers(0, 2, 2000)
