@@ -206,7 +206,8 @@ def explained_variance(
     jet are not independent): Efron and Stein, Ann. Statist. 9 (1981) 586. nan for a channel without variance.
     """
     sums = [np.asarray(a, dtype=np.float64) for a in (sse_NC, sum_NC, sum_of_squares_NC)]
-    sums.append(np.asarray(count_N, dtype=np.float64).reshape(len(sums[0]), -1))
+    count = np.asarray(count_N, dtype=np.float64)
+    sums.append(count if count.ndim == 2 else count[:, None])
     totals = [a.sum(axis=0) for a in sums]
     num_jets = len(sums[0])
     value_C = _explained(*totals)

@@ -28,7 +28,7 @@ class LabelChapter:
 
 
 def label_chapter(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions]) -> LabelChapter | None:
-    """None with fewer than two numbers of labels."""
+    """None where no kind of run has two numbers of labels."""
     study = label_study(runs, predictions)
     if study is None:
         return None

@@ -71,15 +71,34 @@ class LabelStudy:
 
 
 def label_study(runs: Sequence[RecordedRun], predictions: Mapping[str, Predictions]) -> LabelStudy | None:
-    """None with fewer than two numbers of labels. `predictions` are those of the evaluated runs, by name."""
-    labels = {run.name: number for run in runs if run.name in predictions and (number := num_labels(run))}
-    if len(set(labels.values())) < 2:
-        return None
+    """None where no curve has two numbers of labels. `predictions` are those of the evaluated runs, by name."""
+    labels = _labels_of([run for run in runs if run.name in predictions])
     members = [run for run in runs if run.name in labels]
     aucs = {name: metrics.measure_auc(predictions[name].score, predictions[name].label) for name in labels}
     names = _curve_names(members, runs, labels)
     curves = [_curve(name, members, names, labels, aucs) for name in dict.fromkeys(names.values())]
+    if all(len(curve.points) < 2 for curve in curves):
+        return None
     return LabelStudy(tuple(curves), tuple(_differences(runs, predictions, names, labels, aucs)))
+
+
+def _labels_of(runs: Sequence[RecordedRun]) -> dict[str, int]:
+    """Of the runs that are known to have labels, by name.
+
+    An epoch has whole batches, so runs that use all labels of the same data may seem to have different numbers: the
+    largest counts for all of them.
+    """
+    labels = {run.name: number for run in runs if (number := num_labels(run))}
+    with_all = {run.name: _data(run) for run in runs if run.name in labels and _data(run)[-1] is None}
+    for name, data in with_all.items():
+        labels[name] = max(labels[other] for other, of_other in with_all.items() if of_other == data)
+    return labels
+
+
+def _data(run: RecordedRun) -> tuple[object, ...]:
+    """Where a run's labels come from, and how many it was told to take."""
+    data = run.config.get("data") or {}
+    return tuple(data.get(name) for name in ("path", "train_split", "train_jets"))
 
 
 def num_labels(run: RecordedRun) -> int | None:

@@ -192,7 +192,7 @@ def _classification(runs: Sequence[RecordedRun]) -> list[Picture]:
     styles = figure_style.run_styles(runs)
     signal, background = _class_names(found)
     figures = [
-        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves: background rejection against signal efficiency",
+        ("roc", classifier_figures.roc_curves(found, styles), "ROC curves: background rejection against efficiency",
          (f"Signal: {signal}; background: {background}. Bands: binomial uncertainty of the background. Curves end where"
           " fewer than 3 background jets are left.")),
         ("auc_against_pt", classifier_figures.auc_against_pt(found, styles), "AUC in bins of jet pT, each run",

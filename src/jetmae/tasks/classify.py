@@ -56,9 +56,7 @@ class ClassificationTask(Task):
         split = batches.train_split
         jets = with_phases(self.context.world.each(batches.of_split(split)), "features")
         look = partial(encoder_features, self.context, self.network, self.region)
-        _, features_NF, label_N = features_of(
-            self.context, look, self.network.num_features, jets, batches.ids(split)
-        )
+        _, features_NF, label_N = features_of(self.context, look, self.network.num_features, jets, batches.ids(split))
         self.network.set_statistics(features_NF)
         if self.settings.head_from_probe:
             scaled_NF = self.network.scaled(features_NF.to(self.context.world.device)).cpu().numpy()
