@@ -93,6 +93,8 @@ def check_settings(words: list[str]) -> None:
     """Every `section.key=value` of a launch command is one; in a chain, of the task that it is for."""
     task, config = words[0], words[words.index("--config") + 1] if "--config" in words else "small"
     settings = [word for word in words[1:] if is_setting(word, after=words[words.index(word) - 1])]
+    if task == "study" and len(words) == 1:
+        return
     if task == "study":
         config = config if (FOLDER / "study" / f"{config}.yaml").is_file() else words[1]
         assert planned_stages(load_protocol(words[1], config, settings), PROJECT / "runs")
