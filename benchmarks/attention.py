@@ -103,7 +103,7 @@ def measure(shape: Shape, jets: int, device: str, dtype: torch.dtype) -> dict[st
             working[name] = attention
         except Exception as error:  # noqa: BLE001  a kernel that does not take this shape is a result
             cells[name] = f"no: {type(error).__name__}"
-            print(f"{name}, {shape}, {jets} jets: {str(error)[:400]}")
+            print(f"{name}, {shape}, {jets} jets: {str(error)[:160]}")
     seconds: dict[str, list[float]] = {name: [] for name in working}
     for _ in range(ROUNDS):
         for name, attention in working.items():

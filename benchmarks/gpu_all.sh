@@ -50,14 +50,14 @@ part() { # NAME LIMIT_S SCRIPT WORDS...: runs one part, its output in a log
 long=${LONG:+--long}
 # shellcheck disable=SC2086  # one word or none
 {
-    part runs 200 gpu_runs.py --data "$work/sample" --folder "$work/runs"
-    part step 150 step.py --data "$work/sample" $long
-    part attention 100 attention.py $long
+    part runs "$([ "$device" = cpu ] && echo 400 || echo 150)" gpu_runs.py --data "$work/sample" --folder "$work/runs"
+    part step 120 step.py --data "$work/sample" $long
+    part attention 90 attention.py $long
 }
 echo "all parts: $(($(date +%s) - began)) s"
 for name in runs step attention; do
     echo
     echo "== $name =="
-    tail -n 60 "$logs/$name.log"
+    tail -n 100 "$logs/$name.log"
 done
 exit "$failed"

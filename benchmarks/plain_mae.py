@@ -1,9 +1,9 @@
 """The peer of step.py: a masked auto-encoder trained in the usual way, in plain PyTorch.
 
 A convolution embeds all patches, an argsort of noise hides most of them, the decoder puts the tokens back into the
-order of the image and predicts every patch, and the loss looks at the hidden ones (arXiv:2111.06377). It has the blocks,
-widths and number of parameters of our network. Images are dense, and lie in pinned memory from the beginning: reading
-them costs nothing here. Autocast brings bf16; the gradient is clipped.
+order of the image and predicts every patch, and the loss looks at the hidden ones (arXiv:2111.06377). It has the
+blocks, widths and number of parameters of our network. Images are dense, and lie in pinned memory from the beginning:
+reading them costs nothing here. Autocast brings bf16; the gradient is clipped.
 
 Shapes: B jets, C channels, H W image, L patches, K kept ones, P values of a patch, D width.
 """

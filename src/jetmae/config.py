@@ -198,8 +198,15 @@ class Engine(Section):
     """How the steps are computed; changes speed and memory, not the experiment."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of weights and activations in the step")
-    zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="of weights and activations in the step; auto: bf16 on GPUs that have it, fp16 on others, fp32 on"
+        " CPUs, decided at the first start",
+    )
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+        "auto",
+        description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights; auto: 1 on several ranks, 0 on one",
+    )
     micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
     deterministic: bool = Field(
         False, description="on a GPU only kernels that repeat their results bit by bit; some are slower"

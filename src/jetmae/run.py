@@ -33,6 +33,7 @@ from jetmae.engine.recorder import Recorder
 from jetmae.errors import EXIT_STOPPED
 from jetmae.evaluation import Evaluation
 from jetmae.files import write_text
+from jetmae.launch.freeze import freeze_precision
 from jetmae.launch.run_code import described_code
 from jetmae.plan import Plan, make_plan, normalisation_of_split
 from jetmae.records.attempts import has_ever_committed, read_attempts
@@ -41,7 +42,7 @@ from jetmae.run_folder import RunFolder
 from jetmae.runtime.lease import Lease, held_lease
 from jetmae.runtime.liveness.phases import START_LIMIT_S, enter_phase, heartbeat, set_limit
 from jetmae.runtime.liveness.rank_report import reporting_failure
-from jetmae.runtime.numerics import choose_kernels
+from jetmae.runtime.numerics import best_precision, choose_kernels, precision_for_all
 from jetmae.runtime.preemption import StopRequest
 from jetmae.runtime.rendezvous import meet
 from jetmae.runtime.world import World, world_from_environment
@@ -81,6 +82,7 @@ def take_lease(folder: RunFolder, world: World, held: ExitStack) -> Lease:
 def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Lease, stop_request: StopRequest) -> bool:
     """One attempt at the run, with its two lines in attempts.jsonl. True if the run is complete now."""
     with attempt_lines(folder, world) as lines:
+        experiment = with_precision(experiment, folder, world)
         enter_phase("open data")
         run = world.together(lambda: Run(folder, experiment, world, lease))
         run.task.prepare(run.batches)
@@ -96,6 +98,18 @@ def attempt(folder: RunFolder, experiment: Experiment, world: World, lease: Leas
             world.on_main(lambda: run.complete(fit.state.step))
         world.together(run.close)
     return complete
+
+
+def with_precision(experiment: Experiment, folder: RunFolder, world: World) -> Experiment:
+    """The experiment in the precision that the run has, or is given now, at its first start. Collective."""
+    enter_phase("precision")
+    everyones = world.gather((experiment.engine.precision, best_precision(world.device)))
+    precision = everyones[0][0]
+    if precision == "auto":
+        precision = precision_for_all([best for _, best in everyones])
+        world.on_main(lambda: freeze_precision(folder, precision))
+    engine = experiment.engine.model_copy(update={"precision": precision})
+    return experiment.model_copy(update={"engine": engine})
 
 
 class Run:
@@ -172,7 +186,7 @@ class Run:
             betas=optim.betas,
             clip_norm=optim.clip_norm,
             precision=engine.precision,
-            zero_stage=engine.zero_stage,
+            zero_stage=zero_stage_of(self.experiment, self.world.size),
             micro_batch_size=self.plan.micro_batch_size,
             accumulation=self.plan.accumulation,
         )
@@ -201,6 +215,7 @@ class Run:
         )
         self.recorder.say(
             f"attempt {attempt_number}, {self.world.size} rank(s) on {self.world.device.type},"
+            f" {self.experiment.engine.precision}, ZeRO {zero_stage_of(self.experiment, self.world.size)},"
             f" {self.num_parameters / 1e6:.2f} M parameters, {self.plan.train_jets} training jets,"
             f" steps {state.step} to {self.plan.total_steps}, warm-up {self.plan.warmup_steps} steps"
         )
@@ -311,6 +326,12 @@ def make_batches(
         noise_columns=task.noise_columns,
         evaluation_jets=experiment.data.evaluation_jets,
     )
+
+
+def zero_stage_of(experiment: Experiment, ranks: int) -> int:
+    """Sharding the optimizer's state saves memory as soon as there is somebody to share with."""
+    stage = experiment.engine.zero_stage
+    return int(ranks > 1) if stage == "auto" else stage
 
 
 def make_schedule(experiment: Experiment, plan: Plan) -> Schedule:

@@ -39,7 +39,8 @@ def test_every_setting_has_a_row_with_its_meaning(page):
         ("data.train_jets", "whole number ≥ 1, or null", "`null`", "stays"),
         ("model.drop_path", "number ≥ 0, < 1", "`0.0`", "stays"),
         ("optim.betas", "2 numbers", "`[0.9, 0.999]`", "stays"),
-        ("engine.zero_stage", "whole number ≥ 0, ≤ 3", "`0`", "may change"),
+        ("engine.zero_stage", "`auto`, `0`, `1`, `2`, `3`", "`auto`", "may change"),
+        ("reconstruct.decoder_heads", "whole number ≥ 1", "`1`", "stays"),
         ("task", "`pretrain`, `finetune`, `scratch`, `probe`", "must be given", "stays"),
     ],
 )

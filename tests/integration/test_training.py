@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jetmae.config import read_experiment
 from jetmae.records.json_lines import read_lines
 from tests.conftest import PROJECT, TINY, TINY_DECODER, launch, succeed
 
@@ -35,12 +36,18 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain_run(sample, runs) -> Path:
-    """Twenty steps on two ranks in fp32, ZeRO 0."""
+    """Twenty steps on two ranks as the settings leave it to the machine: fp32, ZeRO 1."""
     succeed(pretrain(sample, runs, "plain"))
     return runs / "plain"
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_what_the_settings_leave_open_is_decided_once_and_written_down(sample, runs, plain_run):
+    assert "2 rank(s) on cpu, fp32, ZeRO 1," in (plain_run / "logs" / "run.log").read_text()
+    assert read_experiment(plain_run / "config.yaml").engine.precision == "fp32"
+    assert "is complete" in succeed(pretrain(sample, runs, "plain")).stdout
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_zero_stages_agree_in_fp32(sample, runs, plain_run, stage):
     succeed(pretrain(sample, runs, f"zero-{stage}", f"engine.zero_stage={stage}"))
     assert losses(runs / f"zero-{stage}") == pytest.approx(losses(plain_run), rel=1e-5)

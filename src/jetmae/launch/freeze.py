@@ -37,7 +37,7 @@ def check_same_experiment(experiment: Experiment, run: RunFolder) -> None:
         JetmaeError: the folder holds another experiment.
     """
     frozen = read_experiment(run.config) if run.config.exists() else experiment
-    old, new = identity_of(frozen), identity_of(experiment)
+    old, new = identity_of(frozen), identity_of(_with_choices_of(frozen, experiment))
     if different := [f"{key}={new.get(key)} (frozen: {old.get(key)})" for key in old if old[key] != new.get(key)]:
         raise JetmaeError(
             f"{run.root} holds another experiment: {', '.join(different)}; continue it as it is, or use another --name"
@@ -54,8 +54,32 @@ def freeze(experiment: Experiment, run: RunFolder) -> None:
     check_same_experiment(experiment, run)
     if not run.config.exists():
         write_text(run.config, as_yaml(experiment))
-    elif read_experiment(run.config) != experiment:
+        return
+    frozen = read_experiment(run.config)
+    experiment = _with_choices_of(frozen, experiment)
+    if frozen != experiment:
         write_text(run.config, _with_changes(experiment, run.config))
+
+
+def freeze_precision(run: RunFolder, precision: str) -> None:
+    """Write into config.yaml what the first start has chosen; all later ones keep to it, on whatever device.
+
+    Raises:
+        JetmaeError: it cannot be written.
+    """
+    content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    content.setdefault("engine", {})["precision"] = precision
+    write_text(run.config, yaml.safe_dump(content, sort_keys=False))
+
+
+def _with_choices_of(frozen: Experiment, experiment: Experiment) -> Experiment:
+    """The experiment, where it says auto with what the run has: a choice that was made once stays."""
+    kept = {
+        name: getattr(frozen.engine, name)
+        for name in ("precision", "zero_stage")
+        if getattr(experiment.engine, name) == "auto"
+    }
+    return experiment.model_copy(update={"engine": experiment.engine.model_copy(update=kept)})
 
 
 def _with_changes(experiment: Experiment, config: Path) -> str:
