@@ -87,7 +87,9 @@ class Backend:
             JetmaeError: this device cannot compute in that precision.
         """
         if precision == "fp16" and world.device.type == "cpu":
-            raise JetmaeError("engine.precision=fp16: a CPU cannot train in fp16; give the run a GPU, or use bf16 or fp32 in a new --name")
+            raise JetmaeError(
+                "engine.precision=fp16: a CPU cannot train in fp16; use bf16 or fp32 in a new --name, or a GPU"
+            )
         self.world, self.zero_stage, self.clip_norm = world, zero_stage, clip_norm
         self.dtype = PRECISIONS[precision]
         optimizer = torch.optim.AdamW(parameter_groups, lr=lr, betas=betas, fused=True)
