@@ -1,5 +1,6 @@
 # make demo            the whole experiment on the shipped sample: six runs and their comparison, 5 minutes on 2 cores
 # make test            all tests but those of hours (make test-fast: those without training)
+# make test-gpu        what needs a GPU, on this machine's; benchmarks/gpu_all.sh does more, and needs no installation
 # make check           all that can be said without running the code; its parts are targets too:
 #                      lint types spelling shell imports docs links
 # make bench           benchmarks; they print our figures beside a peer's
@@ -18,7 +19,7 @@ SPLITS := unlabelled_train unlabelled_test train validation test
 # A GPU machine takes the torch that pip chooses; elsewhere the pinned CPU set.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
-.PHONY: demo test test-fast check lint types spelling shell imports docs links bench release-check setup clean
+.PHONY: demo test test-fast test-gpu check lint types spelling shell imports docs links bench release-check setup clean
 
 demo: $(SAMPLE)/manifest.json
 	$(BIN)/python jobs/launch.py chain --name demo --cluster local --ranks-per-node 2 data.path=$(SAMPLE)
@@ -31,6 +32,9 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	@sh .ci/need-chromium
 	$(BIN)/python -m pytest -n 2 -m "not slow and not soak"
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 check: lint types spelling shell imports docs links
 

@@ -15,6 +15,7 @@
 #
 # jetmae's own wheel among them only says which version this is: the code that runs is that of this clone.
 # With `cpu` the same parts run at a small size, to try this script. LONG=1 measures more batch sizes, for longer.
+# The tests of tests/gpu are apart: make test-gpu, or with the same PYTHONPATH as below python3 -m pytest tests/gpu.
 # Logs are kept in $OUT if that is set. PYTHON chooses the interpreter.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -48,11 +49,14 @@ part() { # NAME LIMIT_S SCRIPT WORDS...: runs one part, its output in a log
     }
 }
 long=${LONG:+--long}
+runs_s=150 step_s=120 attention_s=90 # at most; a machine with GPUs has cores enough, a shared one may have two
+[ "$device" = cpu ] && runs_s=400
+[ -n "$long" ] && step_s=240
 # shellcheck disable=SC2086  # one word or none
 {
-    part runs "$([ "$device" = cpu ] && echo 400 || echo 150)" gpu_runs.py --data "$work/sample" --folder "$work/runs"
-    part step 120 step.py --data "$work/sample" $long
-    part attention 90 attention.py $long
+    part runs $runs_s gpu_runs.py --data "$work/sample" --folder "$work/runs"
+    part step $step_s step.py --data "$work/sample" $long
+    part attention $attention_s attention.py $long
 }
 echo "all parts: $(($(date +%s) - began)) s"
 for name in runs step attention; do

@@ -104,7 +104,7 @@ def with_precision(experiment: Experiment, folder: RunFolder, world: World) -> E
     """The experiment in the precision that the run has, or is given now, at its first start. Collective."""
     enter_phase("precision")
     everyones = world.gather((experiment.engine.precision, best_precision(world.device)))
-    precision = everyones[0][0]
+    precision: str = everyones[0][0]
     if precision == "auto":
         precision = precision_for_all([best for _, best in everyones])
         world.on_main(lambda: freeze_precision(folder, precision))

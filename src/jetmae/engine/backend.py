@@ -88,7 +88,7 @@ class Backend:
         """
         if precision == "fp16" and world.device.type == "cpu":
             raise JetmaeError(
-                "engine.precision=fp16: a CPU cannot train in fp16; give the run a GPU, or use bf16 or fp32 in a new --name"
+                "engine.precision=fp16: a CPU cannot train in fp16; use bf16 or fp32 in a new --name, or a GPU"
             )
         self.world, self.zero_stage, self.clip_norm = world, zero_stage, clip_norm
         self.dtype = PRECISIONS[precision]

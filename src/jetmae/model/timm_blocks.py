@@ -8,8 +8,10 @@ that very error, so a matching pair of wheels is left alone.
 
 import sys
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -68,3 +70,43 @@ def transformer_block(dim: int, heads: int, mlp_ratio: float, drop_path: float =
     if drop_path > 0:
         block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
     return block
+
+
+class QueryKeyValue(nn.Linear):
+    """timm's `qkv` of an attention, which can leave out queries that nobody asks for.
+
+    It is a module because ZeRO stage 3 brings a weight to the ranks when its module is called.
+    """
+
+    def forward(self, tokens_BLD: Tensor, first: int | None = None) -> Any:
+        """(B, L, 3 D), as a linear layer; given `first`, queries (B, L - first, D), and keys and values (B, L, 2 D)."""
+        if first is None:
+            return super().forward(tokens_BLD)
+        dim = self.in_features
+        query_BMD = F.linear(tokens_BLD[:, first:], self.weight[:dim], self.bias[:dim])
+        return query_BMD, F.linear(tokens_BLD, self.weight[dim:], self.bias[dim:])
+
+
+def last_block(dim: int, heads: int, mlp_ratio: float) -> nn.Module:
+    """A `transformer_block` for `last_tokens`: the same weights under the same names."""
+    block: Any = transformer_block(dim, heads, mlp_ratio)
+    given = block.attn.qkv
+    block.attn.qkv = QueryKeyValue(dim, 3 * dim, device="meta")  # without weights of its own, and no random numbers
+    block.attn.qkv.weight, block.attn.qkv.bias = given.weight, given.bias
+    whole: nn.Module = block
+    return whole
+
+
+def last_tokens(block: Any, tokens_BLD: Float[Tensor, "B L D"], first: int) -> Float[Tensor, "B M D"]:
+    """What a `last_block` makes of the tokens from `first` on: the same numbers as `block(tokens_BLD)[:, first:]`.
+
+    Nobody looks at the other tokens behind the last block of a decoder. There they are keys and values only: their
+    queries, their share of attention, their MLP and their norms are left out.
+    """
+    query_BMD, key_value_BLE = block.attn.qkv(block.norm1(tokens_BLD), first)
+    parts = (query_BMD, *key_value_BLE.chunk(2, dim=2))
+    heads = [part.unflatten(2, (block.attn.num_heads, -1)).transpose(1, 2) for part in parts]
+    mixed_BMD = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    tokens_BMD = tokens_BLD[:, first:] + block.attn.proj(mixed_BMD)
+    result_BMD: Tensor = tokens_BMD + block.mlp(block.norm2(tokens_BMD))
+    return result_BMD
