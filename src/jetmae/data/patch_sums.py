@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from jetmae.data.pixels import SparsePixels
@@ -26,7 +26,7 @@ class PatchSums:
     signed_BLC: Float32[Tensor, "B L C"]
     """sum of the values"""
 
-    def of(self, rows: Tensor) -> "PatchSums":
+    def of(self, rows: Int64[Tensor, " W"] | Bool[Tensor, " B"]) -> "PatchSums":
         """Of some of the jets, by number or by a mask."""
         return PatchSums(self.absolute_BLC[rows], self.signed_BLC[rows])
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jetmae.model.decoders import ConvDecoder, LocalAttentionDecoder
 from jetmae.model.patches import sincos_positions, take_patches
-from jetmae.model.timm_blocks import LAYER_NORM_EPS, transformer_block
+from jetmae.model.timm_blocks import LAYER_NORM_EPS, last_block, last_tokens, transformer_block
 from jetmae.model.tokens import Tokens
 from jetmae.model.vit import Encoder, initialise
 
@@ -36,7 +36,8 @@ class Decoder(nn.Module):
         self.decoder_embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.decoder_pos_embed = nn.Parameter(sincos_positions(dim, *grid), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList(transformer_block(dim, heads, mlp_ratio) for _ in range(depth))
+        blocks = [transformer_block(dim, heads, mlp_ratio) for _ in range(depth - 1)]
+        self.decoder_blocks = nn.ModuleList([*blocks, last_block(dim, heads, mlp_ratio)])
         self.decoder_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.decoder_pred = nn.Linear(dim, patch_values)
         initialise(self)
@@ -58,9 +59,10 @@ class Decoder(nn.Module):
         mask = tokens.attention_mask()
         if mask is not None:
             mask = F.pad(mask, (0, asked_BM.shape[1]), value=True)
-        for block in self.decoder_blocks:
+        for block in self.decoder_blocks[:-1]:
             tokens_BLD = block(tokens_BLD, attn_mask=mask)
-        prediction_BMP: Tensor = self.decoder_pred(self.decoder_norm(tokens_BLD[:, with_cls_BK.shape[1] :]))
+        asked_BMD = last_tokens(self.decoder_blocks[-1], tokens_BLD, with_cls_BK.shape[1], mask)
+        prediction_BMP: Tensor = self.decoder_pred(self.decoder_norm(asked_BMD))
         return prediction_BMP
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _torchvision_operators: torch.library.Library | None = None
+FLASH_LIMIT = 256  # the widest head that flash attention knows
 LAYER_NORM_EPS = 1e-6  # as in the seed architecture and facebookresearch/mae
 
 
@@ -64,9 +65,44 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
+class TransformerBlock(_Block):  # type: ignore[misc,valid-type]  # the class is found at run time
+    """timm's Block, which writes attention out where that is faster than torch's own kernels."""
+
+    def forward(
+        self, x_BLD: Float[Tensor, "B L D"], attn_mask: Bool[Tensor, "B 1 1 L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """`attn_mask` is True where attention may look."""
+        self.attn.fused_attn = attn_mask is not None or not is_written_out(x_BLD, self.attn.head_dim)
+        result_BLD: Tensor = super().forward(x_BLD, attn_mask=attn_mask)
+        return result_BLD
+
+
+def is_written_out(x: Float[Tensor, "*any"], head_dim: int) -> bool:
+    """Whether matrix product, softmax, matrix product are faster than one kernel for them.
+
+    Flash attention ends at heads of 256, and the seed has one head of 768 or 512. What torch chooses then takes three
+    to five times as long on an H100 (benchmarks/results/gpu_h100_2026-11-26.md).
+    """
+    return x.is_cuda and head_dim > FLASH_LIMIT
+
+
+def attend(
+    query: Float[Tensor, "B heads M D"],
+    key: Float[Tensor, "B heads L D"],
+    value: Float[Tensor, "B heads L D"],
+    mask: Bool[Tensor, "B 1 1 L"] | None,
+) -> Float[Tensor, "B heads M D"]:
+    """softmax(q k / sqrt(d)) v for (B, heads, L, d); `mask` is True where attention may look."""
+    if mask is None and is_written_out(query, query.shape[-1]):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        mixed: Tensor = scores.softmax(dim=-1) @ value
+        return mixed
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
 def transformer_block(dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.Module:
     """timm's pre-norm Block with the seed's settings. `drop_path` is the probability to drop each of its branches."""
-    block = _Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS))
+    block = TransformerBlock(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS))
     if drop_path > 0:
         block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
     return block
@@ -97,7 +133,9 @@ def last_block(dim: int, heads: int, mlp_ratio: float) -> nn.Module:
     return whole
 
 
-def last_tokens(block: Any, tokens_BLD: Float[Tensor, "B L D"], first: int) -> Float[Tensor, "B M D"]:
+def last_tokens(
+    block: Any, tokens_BLD: Float[Tensor, "B L D"], first: int, mask: Bool[Tensor, "B 1 1 L"] | None = None
+) -> Float[Tensor, "B M D"]:
     """What a `last_block` makes of the tokens from `first` on: the same numbers as `block(tokens_BLD)[:, first:]`.
 
     Nobody looks at the other tokens behind the last block of a decoder. There they are keys and values only: their
@@ -105,8 +143,8 @@ def last_tokens(block: Any, tokens_BLD: Float[Tensor, "B L D"], first: int) -> F
     """
     query_BMD, key_value_BLE = block.attn.qkv(block.norm1(tokens_BLD), first)
     parts = (query_BMD, *key_value_BLE.chunk(2, dim=2))
-    heads = [part.unflatten(2, (block.attn.num_heads, -1)).transpose(1, 2) for part in parts]
-    mixed_BMD = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    query, key, value = (part.unflatten(2, (block.attn.num_heads, -1)).transpose(1, 2) for part in parts)
+    mixed_BMD = attend(query, key, value, mask).transpose(1, 2).flatten(2)
     tokens_BMD = tokens_BLD[:, first:] + block.attn.proj(mixed_BMD)
     result_BMD: Tensor = tokens_BMD + block.mlp(block.norm2(tokens_BMD))
     return result_BMD
