@@ -175,7 +175,9 @@ def fields_of_runs(runs: Path) -> set[str]:
         for part in (content, *(content.get(name, ()) for name in ("state", "owner", "numbers"))):
             fields.update(part)
     for path in runs.glob("*/evaluation/*.npz"):
-        fields.update(name.removesuffix(".npy") for name in zipfile.ZipFile(path).namelist())
+        names = (name.removesuffix(".npy") for name in zipfile.ZipFile(path).namelist())
+        names = (re.sub(r"^closure/\w+/", "closure/WHAT/", name) for name in names)
+        fields.update(re.sub(r"^(patches|patch_groups|groups)/\w+/", "MASK/SPACE/", name) for name in names)
     assert {"cause", "grad_norm", "auc", "stall_s", "git_commit", "optimizer_steps", "sse", "renewals"} <= fields
     return fields
 

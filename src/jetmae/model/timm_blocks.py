@@ -114,7 +114,7 @@ class QueryKeyValue(nn.Linear):
     It is a module because ZeRO stage 3 brings a weight to the ranks when its module is called.
     """
 
-    def forward(self, tokens_BLD: Tensor, first: int | None = None) -> Any:
+    def forward(self, tokens_BLD: Float[Tensor, "B L D"], first: int | None = None) -> Any:
         """(B, L, 3 D), as a linear layer; given `first`, queries (B, L - first, D), and keys and values (B, L, 2 D)."""
         if first is None:
             return super().forward(tokens_BLD)

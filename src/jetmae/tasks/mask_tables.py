@@ -65,7 +65,7 @@ def fit_mask_tables(
     group_of_channel: list[int],
     grid: tuple[int, int],
 ) -> MaskTables:
-    """From training jets, which are gone through twice for each kind of mask; the first mask of a kind stands for it."""
+    """From training jets, which are read twice for each kind of mask. The first mask of a kind stands for it."""
     maskings: dict[str, Masking] = {}
     for mask in masking.masks:
         maskings.setdefault(mask.kind, masking.only(mask))

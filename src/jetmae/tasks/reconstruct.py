@@ -37,6 +37,7 @@ from jetmae.tasks.targets.target import Truth
 from jetmae.tasks.task import Columns, Jets, Metrics, Task, TaskContext
 
 EXAMPLE_JETS = 4  # of the pictured ones, kept one by one for the report
+CLOSURE_UNITS = ("GeV", "hits")
 REFERENCE_JETS = 2000  # training jets that scales and the mean image of a target come from
 
 
@@ -215,10 +216,26 @@ class ReconstructionTask(Task):
         columns: dict[str, Tensor] = {}
         if self.tables is None or not isinstance(self.target, SumsTarget):
             return columns
+        columns |= self._closure(self._predict(network, jets), self.target)
         for kind, masking in self.tables.maskings.items():
             predicted = self._predict(network, jets, masking=masking)
             hidden_BLC = self.tables.hidden(kind, jets.batch.noise_BN[:, : self.noise_parts[0]])
             columns |= self.tables.columns(kind, jets.sums, hidden_BLC, self.target.expected(predicted.values_BMV))
+        return columns
+
+    def _closure(self, predicted: Prediction, target: SumsTarget) -> dict[str, Tensor]:
+        """Sums over whole jets (B,) of channels with a known unit: as they are, and with hidden patches as predicted."""
+        columns: dict[str, Tensor] = {}
+        true_BLC = predicted.truth.sums.absolute_BLC
+        hidden_BLC, expected_BLC = predicted.hidden_BMC, target.expected(predicted.values_BMV).get("sums")
+        if hidden_BLC is None or expected_BLC is None:
+            return columns
+        shown_BLC = torch.where(hidden_BLC, expected_BLC, true_BLC)
+        for number, (channel, unit) in enumerate(zip(self.channels, self.context.units, strict=True)):
+            if unit in CLOSURE_UNITS:
+                name = f"closure/{channel}_{unit.lower()}"
+                columns[f"{name}/truth"] = true_BLC[..., number].sum(dim=1)
+                columns[f"{name}/reconstructed"] = shown_BLC[..., number].sum(dim=1)
         return columns
 
     def _predict(
