@@ -13,8 +13,13 @@ from torch import Tensor, nn
 
 from jetmae.config import Experiment, Reconstruct
 from jetmae.model.patches import sincos_positions
-from jetmae.model.timm_blocks import LAYER_NORM_EPS, transformer_block
+from jetmae.model.timm_blocks import LAYER_NORM_EPS, TimmBlock, transformer_block
 from jetmae.model.vit import initialise
+
+
+def usual_block(dim: int, heads: int, mlp_ratio: float) -> nn.Module:
+    """timm's block, whose attention is the kernel that torch chooses."""
+    return transformer_block(dim, heads, mlp_ratio, kind=TimmBlock)
 
 
 class PlainMae(nn.Module):
@@ -27,15 +32,13 @@ class PlainMae(nn.Module):
         self.patch_embed = nn.Conv2d(channels, model.dim, model.patch_size, model.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.dim))
         self.register_buffer("positions", sincos_positions(model.dim, *grid))
-        self.blocks = nn.Sequential(
-            *(transformer_block(model.dim, model.heads, model.mlp_ratio) for _ in range(model.depth))
-        )
+        self.blocks = nn.Sequential(*(usual_block(model.dim, model.heads, model.mlp_ratio) for _ in range(model.depth)))
         self.norm = nn.LayerNorm(model.dim, eps=LAYER_NORM_EPS)
         self.decoder_embed = nn.Linear(model.dim, task.decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, task.decoder_dim))
         self.register_buffer("decoder_positions", sincos_positions(task.decoder_dim, *grid))
         self.decoder_blocks = nn.Sequential(
-            *(transformer_block(task.decoder_dim, task.decoder_heads, model.mlp_ratio)
+            *(usual_block(task.decoder_dim, task.decoder_heads, model.mlp_ratio)
               for _ in range(task.decoder_depth))
         )  # fmt: skip
         self.decoder_norm = nn.LayerNorm(task.decoder_dim, eps=LAYER_NORM_EPS)

@@ -115,7 +115,7 @@ def compare(
     experiment = load_experiment(
         "pretrain", "seed",
         [*SIZES[arguments.device], f"data.path={arguments.data}", f"engine.precision={precision}",
-         f"optim.batch_size={jets}"],
+         f"optim.batch_size={jets}", f"engine.compile={arguments.compile}"],
     )  # fmt: skip
     flop = reference_flop(experiment)
     gc.collect()  # engines that were measured before: DeepSpeed keeps them in circles
@@ -231,6 +231,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a converted dataset")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--compile", action="store_true", help="ours with engine.compile=true")
     parser.add_argument("--long", action="store_true", help="more batch sizes and rounds")
     arguments = parser.parse_args()
     arguments.rounds, arguments.steps = ROUNDS_AND_STEPS[arguments.device, arguments.long]

@@ -208,6 +208,9 @@ class Engine(Section):
         description="DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights; auto: 1 on several ranks, 0 on one",
     )
     micro_batch_size: int | None = Field(None, ge=1, description="jets per rank and pass; null: as large as possible")
+    compile: bool = Field(
+        False, description="compile the transformer blocks: minutes at the first start, then faster steps on a GPU"
+    )
     deterministic: bool = Field(
         False, description="on a GPU only kernels that repeat their results bit by bit; some are slower"
     )
@@ -313,6 +316,7 @@ ADDED_LATER: dict[str, object] = {
     "augment.shift_patches": 0,
     "augment.drop_tokens": 0.0,
     "model.tokens": "all",
+    "engine.compile": False,
     "reconstruct.masks": None,
     "reconstruct.groups": None,
     "reconstruct.targets": None,

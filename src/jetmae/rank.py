@@ -34,6 +34,7 @@ def main() -> int:
     stop_request = StopRequest()
     stop_request.install()
     start_watchdog(folder.logs)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.compiled))  # so that the next start compiles nothing
     if is_for_cpus(folder):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from jetmae.run import train  # only now: see above

@@ -35,6 +35,7 @@ from jetmae.evaluation import Evaluation
 from jetmae.files import write_text
 from jetmae.launch.freeze import freeze_precision
 from jetmae.launch.run_code import described_code
+from jetmae.model.timm_blocks import compile_blocks
 from jetmae.plan import Plan, make_plan, normalisation_of_split
 from jetmae.records.attempts import has_ever_committed, read_attempts
 from jetmae.records.timeline import append_timeline
@@ -178,6 +179,8 @@ class Run:
     def make_backend(self) -> Backend:
         """The network under DeepSpeed, with its initial weights. Collective."""
         optim, engine = self.experiment.optim, self.experiment.engine
+        if engine.compile:
+            compile_blocks(self.task.network)
         return Backend(
             self.task.network,
             self.task.parameter_groups(),

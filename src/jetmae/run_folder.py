@@ -76,6 +76,10 @@ class RunFolder:
         return self.root / "evaluation"
 
     @property
+    def compiled(self) -> Path:
+        return self.root / "compiled"
+
+    @property
     def completed(self) -> Path:
         return self.root / "COMPLETED"
 

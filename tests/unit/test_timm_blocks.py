@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jetmae.model.timm_blocks import last_block, last_tokens, transformer_block
+from jetmae.model.timm_blocks import last_block, transformer_block
 
 
 def tokens(length: int = 12, dim: int = 16) -> Tensor:
@@ -20,7 +20,7 @@ def gradients(block: nn.Module, given: Tensor, output: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("first", [0, 5, 11])
 def test_the_last_tokens_are_those_of_the_whole_block_with_the_same_gradients(heads, first):
     block, given = last_block(16, heads, 4.0), tokens()
-    whole, some = block(given)[:, first:], last_tokens(block, given, first)
+    whole, some = block(given)[:, first:], block(given, first=first)
     torch.testing.assert_close(some, whole)
     for one, other in zip(gradients(block, given, some), gradients(block, given, whole), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6 * float(other.abs().max()))
@@ -41,5 +41,5 @@ def test_what_is_not_asked_for_is_not_computed():
     block, given = last_block(16, 4, 4.0), tokens()
     seen: list[int] = []
     block.mlp.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[1]))
-    last_tokens(block, given, 9)
+    block(given, first=9)
     assert seen == [3]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jetmae.model.decoders import ConvDecoder, LocalAttentionDecoder
 from jetmae.model.patches import sincos_positions, take_patches
-from jetmae.model.timm_blocks import LAYER_NORM_EPS, last_block, last_tokens, transformer_block
+from jetmae.model.timm_blocks import LAYER_NORM_EPS, last_block, transformer_block
 from jetmae.model.tokens import Tokens
 from jetmae.model.vit import Encoder, initialise
 
@@ -61,7 +61,7 @@ class Decoder(nn.Module):
             mask = F.pad(mask, (0, asked_BM.shape[1]), value=True)
         for block in self.decoder_blocks[:-1]:
             tokens_BLD = block(tokens_BLD, attn_mask=mask)
-        asked_BMD = last_tokens(self.decoder_blocks[-1], tokens_BLD, with_cls_BK.shape[1], mask)
+        asked_BMD = self.decoder_blocks[-1](tokens_BLD, mask, with_cls_BK.shape[1])
         prediction_BMP: Tensor = self.decoder_pred(self.decoder_norm(asked_BMD))
         return prediction_BMP
 

@@ -40,7 +40,14 @@ def _declare_torchvision_operators() -> None:
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-_Block = _import_block()
+def compile_blocks(network: nn.Module) -> None:
+    """Compile each transformer block of a network by itself: they are alike, so the compiler has one to look at."""
+    for module in network.modules():
+        if isinstance(module, TransformerBlock):
+            module.compile(dynamic=False)
+
+
+TimmBlock = _import_block()
 
 
 class DropPath(nn.Module):
@@ -65,7 +72,7 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
-class TransformerBlock(_Block):  # type: ignore[misc,valid-type]  # the class is found at run time
+class TransformerBlock(TimmBlock):  # type: ignore[misc,valid-type]  # the class is found at run time
     """timm's Block, which writes attention out where that is faster than torch's own kernels."""
 
     def forward(
@@ -100,9 +107,11 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def transformer_block(dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.Module:
+def transformer_block(
+    dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0, *, kind: type[nn.Module] = TransformerBlock
+) -> nn.Module:
     """timm's pre-norm Block with the seed's settings. `drop_path` is the probability to drop each of its branches."""
-    block = TransformerBlock(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS))
+    block = kind(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS))
     if drop_path > 0:
         block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
     return block
@@ -123,28 +132,36 @@ class QueryKeyValue(nn.Linear):
         return query_BMD, F.linear(tokens_BLD, self.weight[dim:], self.bias[dim:])
 
 
+class LastBlock(TransformerBlock):
+    """The same weights under the same names. It can leave out tokens that nobody looks at."""
+
+    def forward(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        attn_mask: Bool[Tensor, "B 1 1 L"] | None = None,
+        first: int | None = None,
+    ) -> Float[Tensor, "B M D"]:
+        """The tokens from `first` on: the same numbers as those of the whole block.
+
+        The others are keys and values only: their queries, their share of attention, their MLP and their norms are left
+        out.
+        """
+        if first is None:
+            return super().forward(x_BLD, attn_mask)
+        query_BMD, key_value_BLE = self.attn.qkv(self.norm1(x_BLD), first)
+        parts = (query_BMD, *key_value_BLE.chunk(2, dim=2))
+        query, key, value = (part.unflatten(2, (self.attn.num_heads, -1)).transpose(1, 2) for part in parts)
+        mixed_BMD = attend(query, key, value, attn_mask).transpose(1, 2).flatten(2)
+        tokens_BMD = x_BLD[:, first:] + self.attn.proj(mixed_BMD)
+        result_BMD: Tensor = tokens_BMD + self.mlp(self.norm2(tokens_BMD))
+        return result_BMD
+
+
 def last_block(dim: int, heads: int, mlp_ratio: float) -> nn.Module:
-    """A `transformer_block` for `last_tokens`: the same weights under the same names."""
-    block: Any = transformer_block(dim, heads, mlp_ratio)
+    """The last block of a decoder, behind which nobody looks at the visible tokens."""
+    block: Any = transformer_block(dim, heads, mlp_ratio, kind=LastBlock)
     given = block.attn.qkv
     block.attn.qkv = QueryKeyValue(dim, 3 * dim, device="meta")  # without weights of its own, and no random numbers
     block.attn.qkv.weight, block.attn.qkv.bias = given.weight, given.bias
     whole: nn.Module = block
     return whole
-
-
-def last_tokens(
-    block: Any, tokens_BLD: Float[Tensor, "B L D"], first: int, mask: Bool[Tensor, "B 1 1 L"] | None = None
-) -> Float[Tensor, "B M D"]:
-    """What a `last_block` makes of the tokens from `first` on: the same numbers as `block(tokens_BLD)[:, first:]`.
-
-    Nobody looks at the other tokens behind the last block of a decoder. There they are keys and values only: their
-    queries, their share of attention, their MLP and their norms are left out.
-    """
-    query_BMD, key_value_BLE = block.attn.qkv(block.norm1(tokens_BLD), first)
-    parts = (query_BMD, *key_value_BLE.chunk(2, dim=2))
-    query, key, value = (part.unflatten(2, (block.attn.num_heads, -1)).transpose(1, 2) for part in parts)
-    mixed_BMD = attend(query, key, value, mask).transpose(1, 2).flatten(2)
-    tokens_BMD = tokens_BLD[:, first:] + block.attn.proj(mixed_BMD)
-    result_BMD: Tensor = tokens_BMD + block.mlp(block.norm2(tokens_BMD))
-    return result_BMD
