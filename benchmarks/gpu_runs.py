@@ -29,8 +29,9 @@ from jetmae.run_folder import RunFolder
 LAUNCHER = Path(__file__).resolve().parents[1] / "jobs" / "launch.py"
 STEPS = 20
 SETTINGS = (
-    f"optim.steps={STEPS}", "optim.batch_size=32", "optim.lr=1e-3", "optim.warmup_epochs=0.1", "log.every_steps=1",
+    f"optim.steps={STEPS}", "optim.batch_size=32", "optim.lr=1e-3", "optim.warmup_epochs=0.5", "log.every_steps=1",
     "log.checkpoint_steps=5", "log.pictures_epochs=1000", "log.validate_epochs=1000", "data.evaluation_jets=32",
+    "data.train_jets=256",
 )  # fmt: skip
 SEED = (  # the seed's recipe with a network of seconds; on a GPU the preset `small` too, with all that recipes can do
     "--config", "seed", "model.dim=64", "model.depth=2", "model.heads=4", "reconstruct.decoder_dim=64",

@@ -12,6 +12,7 @@ from tests.conftest import launch
 STEPS = 20
 SETTINGS = ("--config", "seed", "model.dim=32", "model.depth=2", "model.heads=2", "reconstruct.decoder_dim=32",
             "reconstruct.decoder_depth=1", "reconstruct.decoder_heads=2", "data.evaluation_jets=32",
+            "data.train_jets=256",
             "optim.schedule=cosine", "optim.warmup_epochs=0.1", "optim.batch_size=16", "optim.lr=1e-3",
             f"optim.steps={STEPS}", "log.every_steps=1", "log.checkpoint_steps=5",
             "--ranks-per-node", 1)  # fmt: skip

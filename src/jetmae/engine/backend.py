@@ -133,15 +133,18 @@ class Backend:
             if self._engine.is_gradient_accumulation_boundary():
                 gradient_norm = self._norm_before_step()
                 if self._scaler and not self.zero_stage:
-                    scale = self._scaler.cur_scale
+                    scale = self._scaler.cur_scale  # which DeepSpeed leaves in the norm
                 before_update()
             self._engine.step()
             losses.append(loss.detach().double())
         if gradient_norm is None:
-            gradient_norm = self._engine.get_global_grad_norm() / scale  # which stage 0 leaves in it
+            gradient_norm = self._engine.get_global_grad_norm()
         mean_loss = self.world.sum(torch.stack(losses).sum()) / (len(micro_batches) * self.world.size)
-        norm = float(gradient_norm)
-        return StepResult(mean_loss.item(), norm if norm >= 0 else math.nan, losses)  # DeepSpeed says -1 for not finite
+        gradient_norm = torch.as_tensor(gradient_norm, dtype=torch.float64, device=mean_loss.device)
+        # Here the host waits for the device, and once only.
+        loss, scaled_norm = torch.stack([mean_loss, gradient_norm]).tolist()
+        norm = scaled_norm / scale if scaled_norm >= 0 else math.nan  # DeepSpeed says -1 for not finite
+        return StepResult(loss, norm, losses)
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -215,9 +218,9 @@ class Backend:
         """Whether the last step made no update because fp16 overflowed, which the loss scaler deals with."""
         return self.dtype == torch.float16 and bool(getattr(self._engine.optimizer, "overflow", False))
 
-    def _norm_before_step(self) -> float | None:
+    def _norm_before_step(self) -> Tensor | None:
         """Stage 0 in fp32 steps torch's optimizer directly and keeps no norm; the gradients are reduced by now."""
         if self.zero_stage > 0 or self.dtype != torch.float32:
             return None
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).item()
+        return torch.nn.utils.get_total_norm(gradients)
