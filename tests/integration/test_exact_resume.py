@@ -17,10 +17,15 @@ SETTINGS = (*TINY, *TINY_DECODER, f"optim.steps={STEPS}", "optim.batch_size=8", 
             "log.every_steps=1", "log.validate_epochs=0.25", f"log.keep_checkpoints={STEPS + 1}")  # fmt: skip
 
 
-ENGINES = {
+SEED_RECIPE = ("model.tokens=all", "data.transform=none", "augment.flips=false", "reconstruct.masks=null",
+               "reconstruct.targets=null", "reconstruct.mean_image_offset=false",
+               "reconstruct.decoder=attention")  # fmt: skip
+MORE_OPTIONS = ("reconstruct.observables_weight=1.0", "reconstruct.decoder=attention-local", "data.crop_patches=10",
+                "augment.shift_patches=1")  # fmt: skip
+ENGINES = {  # and recipes: that of the preset, the seed's, and all that the preset leaves out
     "zero-0": ("engine.zero_stage=0",),
-    "zero-2-bf16": ("engine.zero_stage=2", "engine.precision=bf16"),
-    "zero-3-accumulating": ("engine.zero_stage=3", "engine.micro_batch_size=2"),
+    "zero-2-bf16-seed": ("engine.zero_stage=2", "engine.precision=bf16", *SEED_RECIPE),
+    "zero-3-accumulating-all": ("engine.zero_stage=3", "engine.micro_batch_size=2", *MORE_OPTIONS),
 }
 MORE_ENGINES = {
     "zero-0-bf16": ("engine.zero_stage=0", "engine.precision=bf16"),

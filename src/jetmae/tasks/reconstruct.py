@@ -224,7 +224,7 @@ class ReconstructionTask(Task):
         return columns
 
     def _closure(self, predicted: Prediction, target: SumsTarget) -> dict[str, Tensor]:
-        """Sums over whole jets (B,) of channels with a known unit: as they are, and with hidden patches as predicted."""
+        """Sums over jets (B,) of channels with a known unit: as they are, and with hidden patches as predicted."""
         columns: dict[str, Tensor] = {}
         true_BLC = predicted.truth.sums.absolute_BLC
         hidden_BLC, expected_BLC = predicted.hidden_BMC, target.expected(predicted.values_BMV).get("sums")
