@@ -200,13 +200,15 @@ class ReconstructionTask(Task):
             parts.append({name: array[batch.counts_B.numpy()] for name, array in columns.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _reference_jets(self) -> Iterator[Batch]:
+    def _reference_jets(self, limit: int = REFERENCE_JETS) -> Iterator[Batch]:
         split = self.batches.train_split
-        jets = self.batches.alone(split, some_jets(self.batches.ids(split), REFERENCE_JETS))
+        jets = self.batches.alone(split, some_jets(self.batches.ids(split), limit))
         return with_phases(jets, "reference jets")
 
     def _masked_sums(self) -> Iterator[tuple[PatchSums, Tensor]]:
-        for batch in self._reference_jets():
+        """What simple predictors are fitted to: as many training jets as are scored, REFERENCE_JETS at most."""
+        limit = min(REFERENCE_JETS, self.experiment.data.evaluation_jets or REFERENCE_JETS)
+        for batch in self._reference_jets(limit):
             moved = batch.to(self.context.world.device)
             sums = self.context.sums(self.context.images.sparse(moved))
             yield sums.of(moved.counts_B), moved.noise_BN[moved.counts_B, : self.noise_parts[0]]
