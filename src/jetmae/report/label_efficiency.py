@@ -6,11 +6,15 @@ Settings that differ among runs of one kind with equally many labels make curves
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from jetmae import metrics
+from jetmae.data.manifest import read_manifest
+from jetmae.errors import DataError
 from jetmae.metrics import Floats, Measurement
 from jetmae.report.bootstrap import auc_replicates
 from jetmae.report.controls import pretraining_of, settings_of
@@ -102,12 +106,17 @@ def _data(run: RecordedRun) -> tuple[object, ...]:
 
 
 def num_labels(run: RecordedRun) -> int | None:
-    """Training labels of a classifier; where all are used, as many as an epoch has jets. None before the first line."""
+    """Training labels of a classifier; where all are used, as many as the dataset has.
+
+    If that is gone, as many as an epoch has jets; None before the first line.
+    """
+    data = run.config.get("data") or {}
     if run.kind == "pretrain":
         return None
-    chosen = (run.config.get("data") or {}).get("train_jets")
-    if chosen is not None:
-        return int(chosen)
+    if data.get("train_jets") is not None:
+        return int(data["train_jets"])
+    with suppress(DataError, KeyError):
+        return read_manifest(Path(str(data.get("path")))).jets(data.get("train_split") or "train")
     last = next((line for line in reversed(run.metrics) if line.samples and line.epoch), None)
     return round(last.samples / last.epoch) if last and last.samples and last.epoch else None
 
