@@ -87,8 +87,8 @@ class TransformerBlock(TimmBlock):  # type: ignore[misc,valid-type]  # the class
 def is_written_out(x: Float[Tensor, "*any"], head_dim: int) -> bool:
     """Whether matrix product, softmax, matrix product are faster than one kernel for them.
 
-    Flash attention ends at heads of 256, and the seed has one head of 768 or 512. What torch chooses then takes three
-    to five times as long on an H100 (benchmarks/results/gpu_h100_2026-11-26.md).
+    Flash attention ends at heads of 256, and the seed has one head of 768 or 512. What torch chooses then takes two
+    to four times as long on an H100 (benchmarks/results/gpu_h100_2026-11-26.md).
     """
     return x.is_cuda and head_dim > FLASH_LIMIT
 
