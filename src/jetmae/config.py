@@ -293,7 +293,14 @@ class Experiment(Section):
     def _check_pixels(self) -> None:
         """Raise ValueError for settings of the seed's loss where another is asked for."""
         asked = self.reconstruct
-        if asked is None or (asked.targets is None and asked.masks is None and self.model.tokens == "all"):
+        if asked is None:
+            return
+        if asked.targets is None and asked.masks is None and self.model.tokens == "all":
+            if asked.mean_image_offset:
+                raise ValueError(
+                    "reconstruct.mean_image_offset=true is not for the seed's pixels: expected reconstruct.targets beside"
+                    " it, such as reconstruct.targets={log_sums: 1.0}"
+                )
             return
         for name, off in (("norm_pix_loss", False), ("channel_weights", None)):
             if getattr(asked, name) != off:

@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 
+from jetmae.data.images import ImageMaker
+from jetmae.data.normalisation import Normalisation
 from jetmae.data.patch_sums import PatchSums
 from jetmae.tasks.predictors.spaces import sum_spaces
 from jetmae.tasks.targets.sums import SumsTarget
 from jetmae.tasks.targets.target import Truth
 
+IMAGES = ImageMaker((2, 15, 15), Normalisation("none", (1.0,) * 2, (0.0,) * 2, (1.0,) * 2), torch.device("cpu"))
 ALL = ("log_sums", "tweedie_sums", "occupancy", "raw_sums", "signed_sums")
 SCALES = torch.tensor([1.0, 0.02])
 SPACES = sum_spaces(("track_pt", "d0"), ("GeV", "cm"), SCALES)
@@ -25,7 +28,12 @@ def some_sums(jets: int = 60, seed: int = 0) -> PatchSums:
 
 def target_of(*names: str, has_offset: bool = False) -> SumsTarget:
     target = SumsTarget(
-        dict.fromkeys(names, 1.0), spaces=SPACES, patch_pixels=25, hidden_fraction=1.0, has_offset=has_offset
+        dict.fromkeys(names, 1.0),
+        spaces=SPACES,
+        images=IMAGES,
+        patch_pixels=25,
+        hidden_fraction=1.0,
+        has_offset=has_offset,
     )
     target.learn([some_sums(30), some_sums(30, seed=1)])
     return target
@@ -118,8 +126,27 @@ def test_pixels_of_a_patch_share_its_sum():
 
 def test_a_channel_without_anything_stays_finite():
     sums = PatchSums(torch.zeros(5, 9, 2), torch.zeros(5, 9, 2))
-    target = SumsTarget(dict.fromkeys(ALL, 1.0), spaces=SPACES, patch_pixels=25, hidden_fraction=0.5, has_offset=True)
+    target = SumsTarget(
+        dict.fromkeys(ALL, 1.0), spaces=SPACES, images=IMAGES, patch_pixels=25, hidden_fraction=0.5, has_offset=True
+    )
     target.learn([sums])
     prediction = target.offset().expand(5, -1, -1)
     loss = target.loss(prediction, truth_of(sums), torch.ones(5, 9, 2, dtype=torch.bool))
     assert math.isfinite(loss)
+
+
+@pytest.mark.parametrize("name", [*ALL, "pixels"])
+def test_each_target_alone_says_sums_and_pixels(name):
+    target, sums = target_of(name), some_sums(3)
+    prediction = torch.randn(3, 9, target.values)
+    assert target.expected(prediction)["sums"].shape == (3, 9, 2)
+    assert target.guess(prediction).shape == target.answer(truth_of(sums)).shape == (3, 9, 1, 2)
+    assert target.to_pixels(prediction, truth_of(sums)).shape == (3, 9, 50)
+    assert math.isfinite(target.loss(prediction, truth_of(sums), None))
+
+
+def test_pixels_say_their_own_sum():
+    target = target_of("pixels")
+    prediction = torch.randn(2, 9, 50)
+    expected = prediction.unflatten(-1, (25, 2)).sum(2)
+    assert torch.allclose(target.expected(prediction)["sums"], expected, atol=1e-5)

@@ -15,6 +15,7 @@ def make_target(settings: Reconstruct, context: TaskContext, hidden_fraction: fl
     return SumsTarget(
         {str(name): weight for name, weight in (settings.targets or {"pixels": 1.0}).items()},
         spaces=context.spaces,
+        images=context.images,
         patch_pixels=patch_pixels,
         hidden_fraction=hidden_fraction or 1.0,
         has_offset=settings.mean_image_offset,

@@ -59,12 +59,17 @@ class PixelTarget(Target):
         if self.normalises_patches:
             variance, mean = torch.var_mean(truth.pixels_BMP, dim=-1, keepdim=True)
             prediction_BMV = prediction_BMV * (variance + 1e-6).sqrt() + mean
-        pixels_BCMp = self.guess(prediction_BMV.float()).permute(0, 3, 1, 2)
-        return self.images.to_source_units(pixels_BCMp).permute(0, 2, 3, 1).flatten(-2)
+        return in_source_units(prediction_BMV, self.images).flatten(-2)
 
     def space(self) -> str:
         per_patch = ", then each patch to mean 0 and variance 1" if self.normalises_patches else ""
         return f"value transform {self.images.transform}, then per-channel z-score{per_patch}"
+
+
+def in_source_units(pixels_BMP: Float[Tensor, "B M P"], images: ImageMaker) -> Float[Tensor, "B M pixels C"]:
+    """Normalised pixels, ordered (p, p, C), in the units of the source."""
+    pixels_BCMp = pixels_BMP.float().unflatten(-1, (-1, images.image_shape[0])).permute(0, 3, 1, 2)
+    return images.to_source_units(pixels_BCMp).permute(0, 2, 3, 1)
 
 
 def squared_pixel_error(prediction_BMP: Tensor, pixels_BMP: Tensor, channels: int) -> Float[Tensor, "B M C"]:

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from jetmae.data.images import ImageMaker
 from jetmae.data.patch_sums import PatchSums
 from jetmae.tasks.predictors.spaces import SumSpaces
-from jetmae.tasks.targets.pixels import squared_pixel_error
+from jetmae.tasks.targets.pixels import in_source_units, squared_pixel_error
 from jetmae.tasks.targets.statistics import SumStatistics, sum_statistics
 from jetmae.tasks.targets.target import Target, Truth
 
@@ -48,11 +49,12 @@ class SumsTarget(Target):
         weights: Mapping[str, float],
         *,
         spaces: SumSpaces,
+        images: ImageMaker,
         patch_pixels: int,
         hidden_fraction: float,
         has_offset: bool,
     ):
-        self.weights, self.spaces, self.patch_pixels = dict(weights), spaces, patch_pixels
+        self.weights, self.spaces, self.images, self.patch_pixels = dict(weights), spaces, images, patch_pixels
         self.hidden_fraction, self.has_offset = hidden_fraction, has_offset
         channels = len(spaces.scale_C)
         heads = list(dict.fromkeys(HEADS[name] for name in weights if name in HEADS))
@@ -117,19 +119,30 @@ class SumsTarget(Target):
         return "log_sums" if "log_sums" in self.weights else "sums"
 
     def expected(self, prediction_BMV: Float[Tensor, "B M V"]) -> dict[str, Tensor]:
-        """Expectations (B, M, C) in source units: `log_sums`, and `sums`, signed where a channel is."""
+        """Expectations (B, M, C) in source units: `sums`, signed where a channel is, and `log_sums` where predicted."""
         known, outputs = self._known(), self._outputs(prediction_BMV)
         found = {}
         if "log_sum" in outputs:
             found["log_sums"] = outputs["log_sum"] * known.log_std_C + known.log_mean_C
-        if "log_mean" in outputs:
-            found["sums"] = self._mean(outputs)
-        elif "log_sum" in outputs:  # without a correction for the curvature of the logarithm
-            found["sums"] = torch.expm1(found["log_sums"].clamp(min=0)) * self.spaces.scale_C
+        found["sums"] = self._sums(outputs)
         if "signed_sum" in outputs:
             signed_BMC = outputs["signed_sum"] * known.signed_std_C
-            found["sums"] = torch.where(self.spaces.is_signed_C, signed_BMC, found.get("sums", signed_BMC))
+            found["sums"] = torch.where(self.spaces.is_signed_C, signed_BMC, found["sums"])
         return found
+
+    def _sums(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """From the best output that there is for it."""
+        known = self._known()
+        if "log_mean" in outputs:
+            return self._mean(outputs)
+        if "log_sum" in outputs:  # without a correction for the curvature of the logarithm
+            log_sums = outputs["log_sum"] * known.log_std_C + known.log_mean_C
+            return torch.expm1(log_sums.clamp(min=0)) * self.spaces.scale_C
+        if "pixels" in outputs:
+            return in_source_units(outputs["pixels"], self.images).sum(dim=2)
+        if "occupancy" in outputs:  # as much as there is in an occupied patch on average
+            return outputs["occupancy"].sigmoid() * known.mean_C / known.occupied_LC.mean(0)
+        return torch.zeros_like(outputs["signed_sum"])
 
     def truths(self, truth: Truth) -> dict[str, Tensor]:
         """What `expected` is compared with."""
