@@ -298,7 +298,7 @@ class Experiment(Section):
         if asked.targets is None and asked.masks is None and self.model.tokens == "all":
             if asked.mean_image_offset:
                 raise ValueError(
-                    "reconstruct.mean_image_offset=true is not for the seed's pixels: expected reconstruct.targets beside"
+                    "reconstruct.mean_image_offset=true is not for the seed's pixels: expected targets beside"
                     " it, such as reconstruct.targets={log_sums: 1.0}"
                 )
             return
