@@ -20,8 +20,8 @@ LABELS = {
     "overrides": {"probe": {"optim.steps": 4}},
 }
 TARGETS = {
-    "vary": ["reconstruct.mask_ratio"],
-    "recipes": {"base": {}, "half": {"reconstruct.mask_ratio": 0.5}},
+    "vary": ["reconstruct.masks"],
+    "recipes": {"base": {}, "half": {"reconstruct.masks": [{"kind": "patches", "ratio": 0.5}]}},
     "steps": 4,
     "labels": 32,
     "overrides": {"probe": {"optim.steps": 4}},
