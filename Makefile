@@ -8,7 +8,7 @@
 # make setup           installation alone; make clean removes it, and what make demo made
 #
 # Each target installs what it needs into .venv first. PYTHON=... chooses the interpreter, pip's own settings where
-# packages come from.
+# packages come from. SETTINGS="KEY=VALUE ..." changes the demo's.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -22,7 +22,7 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 .PHONY: demo test test-fast test-gpu check lint types spelling shell imports docs links bench release-check setup clean
 
 demo: $(SAMPLE)/manifest.json
-	$(BIN)/python jobs/launch.py chain --name demo --cluster local --ranks-per-node 2 data.path=$(SAMPLE)
+	$(BIN)/python jobs/launch.py chain --name demo --cluster local --ranks-per-node 2 data.path=$(SAMPLE) $(SETTINGS)
 
 test: $(INSTALLED)
 	@sh .ci/need-slurm
