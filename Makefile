@@ -1,4 +1,4 @@
-# make demo            the whole experiment on the shipped sample: six runs and their comparison, 10 minutes on 2 cores
+# make demo            the whole experiment on the shipped sample: six runs and their comparison, 8 minutes on 2 cores
 # make test            all tests but those of hours (make test-fast: those without training)
 # make test-gpu        what needs a GPU, on this machine's; benchmarks/gpu_all.sh does more, and needs no installation
 # make check           all that can be said without running the code; its parts are targets too:
