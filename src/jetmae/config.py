@@ -5,7 +5,7 @@ overrides it; the resolved result is written into the run folder and is what the
 or a contradiction is refused with the value found, what was expected, and the nearest valid key.
 
 How the work is laid out over nodes and ranks is no part of the experiment: the same experiment runs on any layout that
-can make its global batch (`batch_layout`).
+can make its global batch (`batch_layout` in plan.py).
 """
 
 import difflib
@@ -474,28 +474,3 @@ def _section_of(annotation: Any) -> type[Section] | None:
 def _meaning_of(key: str) -> str:
     description = _all_keys(Experiment).get(key)
     return f" ({description})" if description else ""
-
-
-def batch_layout(batch_size: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int]:
-    """(micro-batch, accumulation) with ranks x micro-batch x accumulation = batch_size.
-
-    Raises:
-        JetmaeError: no such layout; names those that would work.
-    """
-    per_rank, rest = divmod(batch_size, ranks)
-    if rest or per_rank == 0:
-        working = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
-        lower, upper = per_rank * ranks, (per_rank + 1) * ranks
-        sizes = " or ".join(str(size) for size in (lower, upper) if size)
-        raise JetmaeError(
-            f"optim.batch_size={batch_size} cannot be split evenly over {ranks} ranks: use {sizes}, or a number of"
-            f" ranks among {working}"
-        )
-    micro = micro_batch_size or per_rank
-    if per_rank % micro:
-        working = ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
-        raise JetmaeError(
-            f"engine.micro_batch_size={micro} does not divide the {per_rank} jets that each of {ranks} ranks has of"
-            f" optim.batch_size={batch_size}: expected one of {working}"
-        )
-    return micro, per_rank // micro

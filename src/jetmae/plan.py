@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jetmae.command_line import typed
-from jetmae.config import NO_RUN, OBSERVABLES, Experiment, batch_layout, read_experiment
+from jetmae.config import NO_RUN, OBSERVABLES, Experiment, read_experiment
 from jetmae.data.jet_channels import check_jet_channels, check_jet_images
 from jetmae.data.manifest import Manifest, check_same_images, read_manifest
 from jetmae.data.normalisation import Normalisation
@@ -225,3 +225,28 @@ def _check_patches(experiment: Experiment, manifest: Manifest) -> None:
 def _computes_observables(experiment: Experiment) -> bool:
     regressed = experiment.reconstruct is not None and experiment.reconstruct.observables_weight > 0
     return experiment.init_from == OBSERVABLES or regressed
+
+
+def batch_layout(batch_size: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int]:
+    """(micro-batch, accumulation) with ranks x micro-batch x accumulation = batch_size.
+
+    Raises:
+        JetmaeError: no such layout; names those that would work.
+    """
+    per_rank, rest = divmod(batch_size, ranks)
+    if rest or per_rank == 0:
+        working = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+        lower, upper = per_rank * ranks, (per_rank + 1) * ranks
+        sizes = " or ".join(str(size) for size in (lower, upper) if size)
+        raise JetmaeError(
+            f"optim.batch_size={batch_size} cannot be split evenly over {ranks} ranks: use {sizes}, or a number of"
+            f" ranks among {working}"
+        )
+    micro = micro_batch_size or per_rank
+    if per_rank % micro:
+        working = ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
+        raise JetmaeError(
+            f"engine.micro_batch_size={micro} does not divide the {per_rank} jets that each of {ranks} ranks has of"
+            f" optim.batch_size={batch_size}: expected one of {working}"
+        )
+    return micro, per_rank // micro

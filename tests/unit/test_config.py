@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from jetmae.config import as_yaml, batch_layout, load_experiment, validated
+from jetmae.config import as_yaml, load_experiment, validated
 from jetmae.errors import JetmaeError
+from jetmae.plan import batch_layout
 from jetmae.presets import FOLDER, TASKS
 
 ALL_PRESETS = [(path.parent.name, path.stem) for path in sorted(FOLDER.glob("*/*.yaml")) if path.parent.name in TASKS]

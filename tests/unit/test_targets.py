@@ -26,14 +26,13 @@ def some_sums(jets: int = 60, seed: int = 0) -> PatchSums:
     return PatchSums(values, signed)
 
 
-def target_of(*names: str, has_offset: bool = False) -> SumsTarget:
+def target_of(*names: str) -> SumsTarget:
     target = SumsTarget(
         dict.fromkeys(names, 1.0),
         spaces=SPACES,
         images=IMAGES,
         patch_pixels=25,
         hidden_fraction=1.0,
-        has_offset=has_offset,
     )
     target.learn([some_sums(30), some_sums(30, seed=1)])
     return target
@@ -104,7 +103,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts():
 
 
 def test_the_offset_is_the_mean_image():
-    target, sums = target_of(*ALL, has_offset=True), some_sums()
+    target, sums = target_of(*ALL), some_sums()
     expected = target.expected(target.offset().expand(2, -1, -1))
     both = [some_sums(30), some_sums(30, seed=1)]
     absolute = torch.cat([part.absolute_BLC for part in both])
@@ -126,9 +125,7 @@ def test_pixels_of_a_patch_share_its_sum():
 
 def test_a_channel_without_anything_stays_finite():
     sums = PatchSums(torch.zeros(5, 9, 2), torch.zeros(5, 9, 2))
-    target = SumsTarget(
-        dict.fromkeys(ALL, 1.0), spaces=SPACES, images=IMAGES, patch_pixels=25, hidden_fraction=0.5, has_offset=True
-    )
+    target = SumsTarget(dict.fromkeys(ALL, 1.0), spaces=SPACES, images=IMAGES, patch_pixels=25, hidden_fraction=0.5)
     target.learn([sums])
     prediction = target.offset().expand(5, -1, -1)
     loss = target.loss(prediction, truth_of(sums), torch.ones(5, 9, 2, dtype=torch.bool))

@@ -132,7 +132,10 @@ class ReconstructionTask(Task):
         for batch in batches:
             jets = self.context.look(batch, network)
             ids.append(jets.batch.ids_B[jets.batch.counts_B])
-            found = self._sums_per_jet(self._predict(network, jets)) | self._by_mask(network, jets)
+            predicted = self._predict(network, jets)
+            found = self._sums_per_jet(predicted) | self._by_mask(network, jets)
+            if self.tables is not None and isinstance(self.target, SumsTarget):
+                found |= self._closure(predicted, self.target)
             for name, values in found.items():
                 sums[name].append(values[jets.batch.counts_B])
         per_jet = self.context.collect(ids, sums)
@@ -218,7 +221,6 @@ class ReconstructionTask(Task):
         columns: dict[str, Tensor] = {}
         if self.tables is None or not isinstance(self.target, SumsTarget):
             return columns
-        columns |= self._closure(self._predict(network, jets), self.target)
         for kind, masking in self.tables.maskings.items():
             predicted = self._predict(network, jets, masking=masking)
             hidden_BLC = self.tables.hidden(kind, jets.batch.noise_BN[:, : self.noise_parts[0]])

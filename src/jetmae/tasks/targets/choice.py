@@ -18,5 +18,4 @@ def make_target(settings: Reconstruct, context: TaskContext, hidden_fraction: fl
         images=context.images,
         patch_pixels=patch_pixels,
         hidden_fraction=hidden_fraction or 1.0,
-        has_offset=settings.mean_image_offset,
     )

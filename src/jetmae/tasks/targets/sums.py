@@ -52,10 +52,9 @@ class SumsTarget(Target):
         images: ImageMaker,
         patch_pixels: int,
         hidden_fraction: float,
-        has_offset: bool,
     ):
         self.weights, self.spaces, self.images, self.patch_pixels = dict(weights), spaces, images, patch_pixels
-        self.hidden_fraction, self.has_offset = hidden_fraction, has_offset
+        self.hidden_fraction = hidden_fraction
         channels = len(spaces.scale_C)
         heads = list(dict.fromkeys(HEADS[name] for name in weights if name in HEADS))
         self.widths = dict.fromkeys(heads, channels) | (

@@ -29,7 +29,6 @@ class Target(ABC):
     """`space` says in words in which space errors are measured; `values` are predicted of each patch."""
 
     values: int
-    has_offset: bool = False
 
     def learn(self, batches: Iterable[PatchSums]) -> None:  # noqa: B027 (pixels need nothing)
         """Take what the loss needs to know of training jets."""
